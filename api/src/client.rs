@@ -1,0 +1,277 @@
+//! The HTTP client that follows the leader.
+//!
+//! It keeps the address that answered last, goes to the leader that an answer names, and tries
+//! the other addresses when one is down. It repeats a request only where that is safe: when the
+//! answer says that nothing was done (`retryable`), or when the caller declares the request
+//! idempotent. Everything else comes back as [`ClientError::UnknownOutcome`].
+
+use crate::error::{ErrorCode, Problem};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant};
+
+/// May the client send the request again when it does not know what became of it?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repeat {
+    /// The request changes nothing, or changes the same thing the same way.
+    Idempotent,
+    /// A second one would do something else.
+    Never,
+}
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The cluster answered with a problem.
+    #[error("{0}")]
+    Problem(Problem),
+    /// No address answered before the deadline; nothing was done.
+    #[error("no coordinator answered within {waited_ms} ms (tried {addresses}): {last}")]
+    Unreachable {
+        /// How long it tried.
+        waited_ms: u128,
+        /// The addresses.
+        addresses: String,
+        /// The last failure.
+        last: String,
+    },
+    /// The connection broke after the request was sent: it may have happened.
+    #[error("{address}: the connection failed after the request was sent; it may have happened: {why}")]
+    UnknownOutcome {
+        /// Who was asked.
+        address: String,
+        /// What failed.
+        why: String,
+    },
+    /// The answer is not what was expected.
+    #[error("{address}: the answer can't be read: {why}")]
+    Malformed {
+        /// Who answered.
+        address: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// No usable address was given.
+    #[error("no coordinator address: give --coordinators host:port,… or set HOLDFAST_COORDINATORS")]
+    NoAddress,
+}
+
+impl ClientError {
+    /// The problem's code, where the cluster answered with one.
+    pub fn code(&self) -> Option<ErrorCode> {
+        match self {
+            ClientError::Problem(p) => Some(p.code),
+            _ => None,
+        }
+    }
+}
+
+/// A client of one cluster. Cheap to clone; clones share what they learn.
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    shared: Arc<Shared>,
+    deadline: Duration,
+}
+
+#[derive(Debug)]
+struct Shared {
+    addresses: Vec<String>,
+    next: AtomicUsize,
+    leader: RwLock<Option<String>>,
+}
+
+impl Client {
+    /// A client of the coordinators at `addresses` (`host:port`, at least one).
+    pub fn new(addresses: impl IntoIterator<Item = String>) -> Result<Self, ClientError> {
+        let addresses: Vec<String> =
+            addresses.into_iter().map(|a| a.trim().to_owned()).filter(|a| !a.is_empty()).collect();
+        if addresses.is_empty() {
+            return Err(ClientError::NoAddress);
+        }
+        let http = reqwest::Client::builder()
+            .connect_timeout(Duration::from_secs(1))
+            .pool_idle_timeout(Duration::from_secs(30))
+            .tcp_nodelay(true)
+            .build()
+            .map_err(|e| ClientError::Unreachable {
+                waited_ms: 0,
+                addresses: addresses.join(", "),
+                last: e.to_string(),
+            })?;
+        let shared = Shared { addresses, next: AtomicUsize::new(0), leader: RwLock::new(None) };
+        Ok(Client { http, shared: Arc::new(shared), deadline: Duration::from_secs(10) })
+    }
+
+    /// The same client with another limit on one call, retries included (10 s by default).
+    pub fn with_deadline(&self, deadline: Duration) -> Self {
+        Client { deadline, ..self.clone() }
+    }
+
+    /// The addresses it was given.
+    pub fn addresses(&self) -> &[String] {
+        &self.shared.addresses
+    }
+
+    /// GET `path` (with its query) and read the answer as `T`.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.call(reqwest::Method::GET, path, None::<&()>, Repeat::Idempotent).await
+    }
+
+    /// POST `body` to `path` and read the answer as `T`.
+    pub async fn post<B: Serialize + ?Sized, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+        repeat: Repeat,
+    ) -> Result<T, ClientError> {
+        self.call(reqwest::Method::POST, path, Some(body), repeat).await
+    }
+
+    /// Any call.
+    pub async fn call<B: Serialize + ?Sized, T: DeserializeOwned>(
+        &self,
+        method: reqwest::Method,
+        path: &str,
+        body: Option<&B>,
+        repeat: Repeat,
+    ) -> Result<T, ClientError> {
+        let started = Instant::now();
+        let mut pause = Duration::from_millis(20);
+        let body = body
+            .map(serde_json::to_vec)
+            .transpose()
+            .map_err(|e| ClientError::Malformed { address: "request".into(), why: e.to_string() })?;
+        loop {
+            let address = self.target();
+            let left = self.deadline.saturating_sub(started.elapsed());
+            let attempt = self.once(&method, &address, path, body.as_deref(), left).await;
+            let (last, retry) = match attempt {
+                Ok(answer) => return Ok(answer),
+                Err(Failed::Refused(why)) => {
+                    self.forget(&address);
+                    (ClientError::Problem(Problem::new(ErrorCode::Unavailable, why)), true)
+                }
+                Err(Failed::Broken(why)) => {
+                    self.forget(&address);
+                    (ClientError::UnknownOutcome { address, why }, repeat == Repeat::Idempotent)
+                }
+                Err(Failed::Problem(problem)) => {
+                    let again = match problem.code {
+                        ErrorCode::NoLeader | ErrorCode::Unavailable | ErrorCode::Overloaded => true,
+                        ErrorCode::UnknownOutcome => repeat == Repeat::Idempotent,
+                        _ => false,
+                    };
+                    if again {
+                        self.forget(&address);
+                        if let Some(leader) = &problem.leader {
+                            self.follow(leader);
+                        }
+                    }
+                    (ClientError::Problem(problem), again)
+                }
+                Err(Failed::Malformed(why)) => (ClientError::Malformed { address, why }, false),
+            };
+            if !retry {
+                return Err(last);
+            }
+            if started.elapsed() + pause >= self.deadline {
+                return Err(match last {
+                    ClientError::Problem(p) if p.code == ErrorCode::Unavailable => ClientError::Unreachable {
+                        waited_ms: started.elapsed().as_millis(),
+                        addresses: self.shared.addresses.join(", "),
+                        last: p.detail,
+                    },
+                    other => other,
+                });
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(250));
+        }
+    }
+
+    /// One request to one address.
+    async fn once<T: DeserializeOwned>(
+        &self,
+        method: &reqwest::Method,
+        address: &str,
+        path: &str,
+        body: Option<&[u8]>,
+        limit: Duration,
+    ) -> Result<T, Failed> {
+        let mut request = self.http.request(method.clone(), format!("http://{address}{path}")).timeout(limit);
+        if let Some(body) = body {
+            request = request.header("content-type", "application/json").body(body.to_vec());
+        }
+        let response = request.send().await.map_err(|e| {
+            let why = error_chain(&e);
+            if e.is_connect() { Failed::Refused(format!("{address}: {why}")) } else { Failed::Broken(why) }
+        })?;
+        let status = response.status();
+        let served_by =
+            response.headers().get(crate::SERVED_BY).and_then(|v| v.to_str().ok()).map(str::to_owned);
+        let bytes = response.bytes().await.map_err(|e| Failed::Broken(error_chain(&e)))?;
+        if status.is_success() {
+            if let Some(leader) = served_by {
+                self.follow(&leader);
+            }
+            return serde_json::from_slice(&bytes).map_err(|e| Failed::Malformed(e.to_string()));
+        }
+        match serde_json::from_slice::<Problem>(&bytes) {
+            Ok(problem) => Err(Failed::Problem(problem)),
+            Err(_) => Err(Failed::Malformed(format!(
+                "status {status}: {}",
+                String::from_utf8_lossy(&bytes).chars().take(200).collect::<String>()
+            ))),
+        }
+    }
+
+    /// Where the next request goes: the leader if it is known, else the next address in turn.
+    fn target(&self) -> String {
+        if let Some(leader) = self.shared.leader.read().ok().and_then(|l| l.clone()) {
+            return leader;
+        }
+        let all = &self.shared.addresses;
+        let turn = self.shared.next.load(Ordering::Relaxed) % all.len();
+        all[turn].clone()
+    }
+
+    fn follow(&self, leader: &str) {
+        if let Ok(mut known) = self.shared.leader.write() {
+            *known = Some(leader.to_owned());
+        }
+    }
+
+    fn forget(&self, address: &str) {
+        if let Ok(mut known) = self.shared.leader.write()
+            && known.as_deref() == Some(address)
+        {
+            *known = None;
+        }
+        self.shared.next.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+enum Failed {
+    Refused(String),
+    Broken(String),
+    Problem(Problem),
+    Malformed(String),
+}
+
+/// An error with its causes on one line: reqwest's own text leaves them out.
+pub fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text.push_str(": ");
+            text.push_str(&inner_text);
+        }
+        cause = inner.source();
+    }
+    text
+}

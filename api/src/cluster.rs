@@ -1,0 +1,395 @@
+//! What a node says of itself: status, health, report, and the small cluster calls.
+
+use crate::task::TaskState;
+use crate::worker::WorkerState;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A node's role. The last five do not serve tasks, but answer status, health, logs and admin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Takes writes.
+    Leader,
+    /// Follows the leader.
+    Follower,
+    /// Asks for votes.
+    Candidate,
+    /// Follows without a vote.
+    Learner,
+    /// Has not founded or joined a cluster yet.
+    Uninitialised,
+    /// Waits to be taken into a cluster.
+    Joining,
+    /// Lost the end of its log; does not vote until it has caught up.
+    Suspect,
+    /// Its log or identity is damaged; it takes no part.
+    Failed,
+    /// Was removed from its cluster.
+    Removed,
+}
+
+impl Role {
+    /// Every role.
+    pub const ALL: [Role; 9] = [
+        Role::Leader,
+        Role::Follower,
+        Role::Candidate,
+        Role::Learner,
+        Role::Uninitialised,
+        Role::Joining,
+        Role::Suspect,
+        Role::Failed,
+        Role::Removed,
+    ];
+
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Role::Leader => "leader",
+            Role::Follower => "follower",
+            Role::Candidate => "candidate",
+            Role::Learner => "learner",
+            Role::Uninitialised => "uninitialised",
+            Role::Joining => "joining",
+            Role::Suspect => "suspect",
+            Role::Failed => "failed",
+            Role::Removed => "removed",
+        }
+    }
+}
+
+impl std::fmt::Display for Role {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A peer as this node sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// The peer's node id.
+    pub node_id: String,
+    /// Where this node reaches it, `host:port`.
+    pub address: String,
+    /// True while a connection to it is up and answers.
+    pub reachable: bool,
+    /// Milliseconds since anything was heard of it; none where nothing ever was.
+    pub last_contact_ms: Option<u64>,
+    /// Round trip, milliseconds, smoothed.
+    pub rtt_ms: Option<f64>,
+    /// The index up to which its log matches, as the leader knows it; none on a follower.
+    pub match_index: Option<u64>,
+    /// Its clock minus ours, milliseconds, from the last handshake.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_offset_ms: Option<i64>,
+    /// Why it is not reachable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Maintenance mode.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Maintenance {
+    /// True while no new tasks are accepted or assigned.
+    pub enabled: bool,
+    /// Since when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+}
+
+/// `GET /api/status`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The node's id.
+    pub node_id: String,
+    /// The cluster's id; none before it is founded.
+    pub cluster_id: Option<String>,
+    /// The node's role.
+    pub role: Role,
+    /// Why the role is not one that serves; none otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role_detail: Option<String>,
+    /// Node id of the leader it follows.
+    pub current_leader: Option<String>,
+    /// Address (`host:port`) of that leader.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader_address: Option<String>,
+    /// Raft term.
+    pub term: u64,
+    /// Highest index known to be committed.
+    pub commit_index: u64,
+    /// Highest index applied to the machine.
+    pub applied_index: u64,
+    /// First index that the log still holds.
+    pub first_log_index: u64,
+    /// Last index of the log.
+    pub last_log_index: u64,
+    /// Index of the newest snapshot, 0 without one.
+    pub snapshot_index: u64,
+    /// Node ids of the voters.
+    pub voters: Vec<String>,
+    /// Node ids of the learners.
+    pub learners: Vec<String>,
+    /// The other nodes as this one sees them.
+    pub peers: Vec<PeerStatus>,
+    /// Live tasks by state; every state is there.
+    pub tasks: BTreeMap<TaskState, u64>,
+    /// Workers by state; every state is there.
+    pub workers: BTreeMap<WorkerState, u64>,
+    /// Maintenance mode.
+    pub maintenance: Maintenance,
+    /// Seconds since the process started.
+    pub uptime_seconds: f64,
+    /// The program's version.
+    pub version: String,
+    /// Process id, for the process actuator on the same host.
+    #[serde(default)]
+    pub pid: u32,
+    /// Changes with every start of the process.
+    #[serde(default)]
+    pub boot_nonce: String,
+    /// Leader changes this node has seen since it started.
+    #[serde(default)]
+    pub leader_changes: u64,
+}
+
+/// A health verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HealthStatus {
+    /// All is well.
+    Ok,
+    /// It serves, but something needs attention.
+    Degraded,
+    /// It does not serve.
+    Failing,
+}
+
+/// One check of `GET /api/health`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// What was checked: `raft`, `apply`, `log`, `db`, `leader`, `disk`.
+    pub name: String,
+    /// The verdict.
+    pub status: HealthStatus,
+    /// What was seen.
+    pub detail: String,
+}
+
+/// `GET /api/health`; 503 when failing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// The worst of the checks.
+    pub status: HealthStatus,
+    /// Each check.
+    pub checks: Vec<Check>,
+}
+
+/// `GET /api/health/db` and `/api/health/log`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PartHealth {
+    /// The verdict.
+    pub healthy: bool,
+    /// What was seen.
+    pub details: BTreeMap<String, serde_json::Value>,
+}
+
+/// Checksums at one log index.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointRecord {
+    /// The index at which both were taken.
+    pub index: u64,
+    /// The machine's checksum, 32 hex digits.
+    pub checksum: String,
+    /// The hash chain over the applied log, 32 hex digits.
+    pub log_chain: String,
+}
+
+/// `GET /api/health/state_checksum`. Two nodes are compared only at an index that both passed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateChecksum {
+    /// Checksum at `applied_index`.
+    pub checksum: String,
+    /// The index it was taken at.
+    pub applied_index: u64,
+    /// Raft term of that entry.
+    pub term: u64,
+    /// The hash chain over the applied log.
+    pub log_chain: String,
+    /// The last 64 checkpoints, oldest first.
+    pub checkpoints: Vec<CheckpointRecord>,
+}
+
+/// `GET /api/health/resources`. Percentages are of the whole machine or file system.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Resources {
+    /// This process's CPU use over the last interval, percent of one core.
+    pub cpu_usage: f64,
+    /// This process's resident memory, percent of the machine's.
+    pub memory_usage: f64,
+    /// The data directory's file system, percent used.
+    pub disk_usage: f64,
+    /// Resident memory, bytes.
+    pub memory_bytes: u64,
+    /// The machine's memory, bytes.
+    pub memory_total_bytes: u64,
+    /// Free bytes on the data directory's file system.
+    pub disk_free_bytes: u64,
+    /// Its size, bytes.
+    pub disk_total_bytes: u64,
+    /// Bytes in the data directory.
+    pub data_dir_bytes: u64,
+    /// Open file descriptors.
+    pub open_fds: u64,
+    /// The limit on them.
+    pub max_fds: u64,
+    /// Threads of this process.
+    pub threads: u64,
+}
+
+/// Something that takes longer than a request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Operation {
+    /// Its id.
+    pub id: String,
+    /// What it is: `apply`, `log_write`, `store_write`, `snapshot`, `founding`.
+    pub kind: String,
+    /// Since when.
+    pub started_at: Timestamp,
+    /// For how long.
+    pub duration_seconds: f64,
+    /// More about it.
+    pub detail: String,
+}
+
+/// `GET /api/health/operations`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Operations {
+    /// What goes on now, oldest first.
+    pub operations: Vec<Operation>,
+}
+
+/// Progress counters of the three threads: they move while the node works. The monitor compares
+/// them over time to tell a stuck thread from a slow one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Turns of the Raft owner thread.
+    pub raft_turns: u64,
+    /// Batches the log writer has synced.
+    pub log_syncs: u64,
+    /// Milliseconds the log writer has been in its present write; 0 when idle.
+    pub log_busy_ms: u64,
+    /// Entries applied.
+    pub applied_entries: u64,
+    /// Milliseconds the applier has been in its present batch; 0 when idle.
+    pub apply_busy_ms: u64,
+}
+
+/// `GET /api/report`: one document with everything, for the monitor.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// The node's clock.
+    pub now: Timestamp,
+    /// As `/api/status`.
+    pub status: Status,
+    /// As `/api/health`.
+    pub health: Health,
+    /// As `/api/health/db`.
+    pub db: PartHealth,
+    /// As `/api/health/log`.
+    pub log: PartHealth,
+    /// As `/api/health/state_checksum`.
+    pub state_checksum: StateChecksum,
+    /// As `/api/health/resources`.
+    pub resources: Resources,
+    /// As `/api/health/operations`.
+    pub operations: Operations,
+    /// Progress of the threads.
+    pub progress: Progress,
+    /// Totals since the process started: `submitted`, `completed`, `failed`, `retried`, `expired`.
+    #[serde(default)]
+    pub totals: BTreeMap<String, u64>,
+    /// Node ids in this node's config that are no members, and members its config does not name.
+    #[serde(default)]
+    pub config_differs: Vec<String>,
+}
+
+/// An entry of `GET /api/debug/raft_log`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LogEntry {
+    /// Raft index.
+    pub index: u64,
+    /// Raft term.
+    pub term: u64,
+    /// `normal`, `empty` or `conf_change`.
+    pub kind: String,
+    /// Bytes of data.
+    pub bytes: usize,
+    /// The commands in it, decoded.
+    pub commands: Vec<serde_json::Value>,
+}
+
+/// `GET /api/debug/raft_log`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LogPage {
+    /// First index that the log holds.
+    pub first_index: u64,
+    /// Last index that it holds.
+    pub last_index: u64,
+    /// The entries asked for.
+    pub entries: Vec<LogEntry>,
+}
+
+/// `POST /api/leases/{name}`: take or renew a named lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NamedLeaseRequest {
+    /// Who wants it. The holder's next call renews it.
+    pub holder: String,
+    /// Milliseconds it lasts from the log's time of the grant; 0 gives it back.
+    pub ttl_ms: u64,
+}
+
+/// Answer to it. Another holder's live lease is a `lease_held` problem instead.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamedLease {
+    /// The lease's name.
+    pub name: String,
+    /// Who holds it.
+    pub holder: String,
+    /// Grows with every change of holder; goes with every destructive call.
+    pub epoch: u64,
+    /// Milliseconds it lasts.
+    pub ttl_ms: u64,
+    /// The cluster it belongs to.
+    pub cluster_id: String,
+}
+
+/// One line of `GET /api/logs`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// Counts up within one process; give it as `since` for what follows.
+    pub seq: u64,
+    /// When.
+    pub at: Timestamp,
+    /// `ERROR`, `WARN`, `INFO`, `DEBUG` or `TRACE`.
+    pub level: String,
+    /// The module.
+    pub target: String,
+    /// The message.
+    pub message: String,
+    /// The other fields.
+    #[serde(default)]
+    pub fields: BTreeMap<String, String>,
+}
+
+/// `GET /api/logs`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LogLines {
+    /// The lines, oldest first.
+    pub lines: Vec<LogLine>,
+    /// Give this as `since` for what follows.
+    pub next: u64,
+}

@@ -1,0 +1,6 @@
+//! The coordinator: a Raft cluster that holds the tasks and workers of a testing framework.
+
+pub mod command;
+pub mod config;
+pub mod machine;
+pub mod node;

@@ -1,0 +1,5 @@
+//! The machine.
+
+/// The machine.
+#[derive(Debug, Default)]
+pub struct Machine;
