@@ -53,6 +53,8 @@ pub enum ErrorCode {
     DiskFull,
     /// Leadership or time ran out in flight: it may have happened or not. 504.
     UnknownOutcome,
+    /// The body did not arrive in time. 408.
+    RequestTimeout,
     /// This version does not have it. 501.
     NotImplemented,
     /// A fault of ours. 500.
@@ -69,6 +71,7 @@ impl ErrorCode {
             UnknownEndpoint | UnknownTask | UnknownWorker | UnknownMember => 404,
             MethodNotAllowed => 405,
             TaskIdTaken | StaleToken | InvalidState | LeaseHeld | StaleEpoch => 409,
+            RequestTimeout => 408,
             BodyTooLarge => 413,
             UnsupportedMediaType => 415,
             Validation => 422,
@@ -110,6 +113,7 @@ impl ErrorCode {
             Unavailable => "The node can't serve this now",
             DiskFull => "The disk is full",
             UnknownOutcome => "The outcome is unknown",
+            RequestTimeout => "The request did not arrive in time",
             NotImplemented => "Not available in this version",
             Internal => "Internal error",
         }

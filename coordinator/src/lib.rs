@@ -4,3 +4,4 @@ pub mod command;
 pub mod config;
 pub mod machine;
 pub mod node;
+pub mod scheduler;
