@@ -5,3 +5,6 @@ pub mod config;
 pub mod machine;
 pub mod node;
 pub mod scheduler;
+pub mod raft;
+pub mod replica;
+pub mod telemetry;

@@ -6,7 +6,7 @@
 use crate::command::{Command, Reply};
 use crate::config::Config;
 use crate::machine::Machine;
-use crate::raft::applier::{Applier, ApplierProgress};
+use crate::raft::applier::{Applier, ApplierProgress, EffectSink};
 use crate::raft::driver::{Driver, Inbox, Input, TICK, inbox};
 use crate::raft::founding::{Founder, IdentityCard, Stage};
 use crate::raft::identity::{Founding, Identity, Member};
@@ -14,7 +14,6 @@ use crate::raft::log::{RaftLog, WriterProgress};
 use crate::raft::log_end::{self, LogEnd};
 use crate::raft::transport::{Own, Transport};
 use crate::replica::{Replica, ReplicaConfig, Standing};
-use crate::store::Store;
 use crate::telemetry::Telemetry;
 use api::cluster::{Operation, PeerStatus, Progress, Role};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
@@ -171,7 +170,7 @@ impl Node {
 
     /// Founds or finds the cluster, then starts Raft. Returns when Raft runs, or with the reason
     /// why it can't; the node stays up in role failed then.
-    pub async fn start(&self, config: &Config, store: Store, telemetry: Telemetry) -> Result<(), String> {
+    pub async fn start(&self, config: &Config, effects: EffectSink, telemetry: Telemetry) -> Result<(), String> {
         let folder = config.data_dir.join("raft");
         let checked = tokio::task::spawn_blocking({
             let (folder, quarantine) = (folder.clone(), config.data_dir.join("quarantine"));
@@ -196,7 +195,7 @@ impl Node {
         let peers = config.peers.iter().filter_map(|p| p.id.clone().map(|id| (id, p.address())));
         *self.shared.addresses.write() = peers.collect();
         *self.shared.founding.write() = Some(founding.clone());
-        self.start_raft(config, &founding, suspect, store, telemetry).map_err(|why| self.fail(why))
+        self.start_raft(config, &founding, suspect, effects, telemetry).map_err(|why| self.fail(why))
     }
 
     fn start_raft(
@@ -204,7 +203,7 @@ impl Node {
         config: &Config,
         founding: &Founding,
         suspect: bool,
-        store: Store,
+        effects: EffectSink,
         telemetry: Telemetry,
     ) -> Result<(), String> {
         let card = self.shared.founder.card();
@@ -219,6 +218,7 @@ impl Node {
         let log = RaftLog::open(&config.data_dir.join("raft")).map_err(|e| e.to_string())?;
         let conf_state = ConfState { voters: voters.clone(), ..Default::default() };
         let recovered = log.recovered(conf_state)?;
+        let replay_until = recovered.last.index;
         let (applied, applied_log_ms) = {
             let machine = self.shared.machine.read();
             (machine.applied_index(), machine.log_ms())
@@ -260,7 +260,8 @@ impl Node {
         let (to_applier, applier_queue) = crossbeam_channel::unbounded();
         let applier = Applier {
             machine: self.shared.machine.clone(),
-            store,
+            effects,
+            replay_until,
             inbox: inbox.clone(),
             applied: self.shared.applied.clone(),
             progress: self.shared.applier.clone(),
@@ -287,7 +288,6 @@ impl Node {
                 view: self.shared.view.clone(),
                 transport: transport.clone(),
                 raft_ids: raft_ids.clone(),
-                telemetry: telemetry.clone(),
                 log_events: config.log_raft_events,
                 last_leader: 0,
                 matched: Vec::new(),
@@ -545,7 +545,6 @@ pub struct Publisher {
     view: Arc<watch::Sender<RaftView>>,
     transport: Arc<Transport>,
     raft_ids: Arc<Vec<(u64, String)>>,
-    telemetry: Telemetry,
     log_events: bool,
     last_leader: u64,
     matched: Vec<(u64, u64)>,
@@ -561,7 +560,6 @@ impl Publisher {
         let changed_leader = standing.leader != 0 && standing.leader != self.last_leader;
         if changed_leader {
             self.last_leader = standing.leader;
-            self.telemetry.leader_change();
         }
         let role = match standing.role {
             _ if standing.suspect => Role::Suspect,

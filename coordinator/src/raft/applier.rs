@@ -5,10 +5,9 @@
 //! of a kind this version does not know, stops the node instead of letting it diverge.
 
 use crate::command::Batch;
-use crate::machine::Machine;
+use crate::machine::{Effect, Machine};
 use crate::node::{Applied, NodeError};
 use crate::raft::driver::{Inbox, Input};
-use crate::store::Store;
 use crate::telemetry::Telemetry;
 use crossbeam_channel::Receiver;
 use parking_lot::{Mutex, RwLock};
@@ -38,12 +37,17 @@ pub struct ApplierProgress {
     pub busy_since: Mutex<Option<Instant>>,
 }
 
+/// Takes the effects of the entry at an index.
+pub type EffectSink = Box<dyn Fn(u64, Vec<Effect>) + Send>;
+
 /// What the applier works on.
 pub struct Applier {
     /// The machine.
     pub machine: Arc<RwLock<Machine>>,
-    /// DuckDB, behind.
-    pub store: Store,
+    /// Takes what the store must record, in order; never blocks.
+    pub effects: EffectSink,
+    /// What is at or below this index was counted before the restart.
+    pub replay_until: u64,
     /// Whom to tell what is applied.
     pub inbox: Inbox,
     /// Wakes those who wait for an index.
@@ -91,7 +95,7 @@ impl Applier {
             }
         }
         self.progress.entries.fetch_add(count as u64, Ordering::Relaxed);
-        self.telemetry.applied(started.elapsed(), count);
+        self.telemetry.applied(started.elapsed());
         self.applied.send_replace(index);
         for (waiter, applied) in answers {
             // Whoever waited may have given up; the command is applied all the same.
@@ -116,7 +120,10 @@ impl Applier {
             }
         }
         machine.finish_entry(index, term, &entry.data);
-        self.store.append(index, effects);
+        if index > self.replay_until {
+            self.telemetry.effects(&effects);
+        }
+        (self.effects)(index, effects);
         Ok(replies)
     }
 }

@@ -10,7 +10,7 @@ use crate::node::{NodeError, Publisher};
 use crate::raft::applier::{ToApply, Waiter};
 use crate::raft::transport::{Pulse, Transport};
 use crate::replica::{LogWrite, OlderEntries, ProposeRefused, Replica, Tag, Truncated, Turn};
-use crate::telemetry::Telemetry;
+use crate::telemetry::{ProposalOutcome, ReadOutcome, Telemetry};
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use raft::eraftpb::Message;
 use std::collections::{BTreeMap, HashMap};
@@ -308,7 +308,7 @@ impl<O: OlderEntries> Driver<O> {
         let wall_ms = jiff::Timestamp::now().as_millisecond();
         match self.replica.propose(&commands, mono_ms, wall_ms, tag) {
             Ok(()) => {
-                self.telemetry.entry_commands(waiters.len());
+                self.telemetry.entry_commands(waiters.len() as u64);
                 waiting.proposals.insert(tag, (waiters, since));
             }
             Err(ProposeRefused::Busy) if since.elapsed() < HOLD => {
@@ -320,7 +320,7 @@ impl<O: OlderEntries> Driver<O> {
                     ProposeRefused::NotLeader => NodeError::NotLeader,
                     ProposeRefused::Busy => NodeError::Overloaded,
                 };
-                self.telemetry.proposal("dropped", since.elapsed());
+                self.telemetry.proposal(ProposalOutcome::Dropped, since.elapsed());
                 waiters.into_iter().for_each(|w| drop(w.send(Err(error.clone()))));
             }
         }
@@ -339,7 +339,7 @@ impl<O: OlderEntries> Driver<O> {
                 .map(|committed| {
                     let waiters = committed.tag.and_then(|tag| waiting.proposals.remove(&tag));
                     if let Some((_, since)) = &waiters {
-                        self.telemetry.proposal("applied", since.elapsed());
+                        self.telemetry.proposal(ProposalOutcome::Applied, since.elapsed());
                     }
                     ToApply { entry: committed.entry, waiters: waiters.map(|(w, _)| w).unwrap_or_default() }
                 })
@@ -347,16 +347,18 @@ impl<O: OlderEntries> Driver<O> {
             let _ = self.applier.send(entries);
         }
         for (index, tags) in turn.reads {
+            tags.iter().for_each(|_| self.telemetry.read(ReadOutcome::Served));
             if index <= waiting.applied {
                 waiting.answer_reads(&tags, Ok(index));
             } else {
                 waiting.ready_reads.entry(index).or_default().extend(tags);
             }
         }
+        turn.expired_reads.iter().for_each(|_| self.telemetry.read(ReadOutcome::Expired));
         waiting.answer_reads(&turn.expired_reads, Err(NodeError::NoLeader));
         for tag in turn.unknown {
             if let Some((waiters, since)) = waiting.proposals.remove(&tag) {
-                self.telemetry.proposal("unknown", since.elapsed());
+                self.telemetry.proposal(ProposalOutcome::Unknown, since.elapsed());
                 waiters.into_iter().for_each(|w| drop(w.send(Err(NodeError::UnknownOutcome))));
             }
         }

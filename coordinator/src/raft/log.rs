@@ -174,7 +174,7 @@ fn run_writer(
                 std::process::abort();
             }
             if written.must_sync {
-                telemetry.log_sync(started.elapsed(), written.entries);
+                telemetry.log_sync(started.elapsed(), written.entries as u64);
                 progress.syncs.fetch_add(1, Ordering::Relaxed);
             }
         }

@@ -13,7 +13,7 @@
 
 use crate::raft::driver::{Inbox, Input};
 use crate::raft::identity::Member;
-use crate::telemetry::Telemetry;
+use crate::telemetry::{Direction, Telemetry};
 use api::cluster::PeerStatus;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, Response, StatusCode, header};
@@ -314,7 +314,7 @@ impl Transport {
                 KIND_MESSAGES => {
                     let bytes = payload.len();
                     let messages = unpack(payload, raft_id)?;
-                    self.telemetry.peer_message(node_id, "in", messages.len(), bytes);
+                    self.telemetry.peer_message(node_id, Direction::Received, messages.len() as u64, bytes as u64);
                     self.inbox.peer(messages);
                 }
                 KIND_PULSE => {
@@ -411,7 +411,7 @@ impl Transport {
                 message = queue.recv() => {
                     let Some(message) = message else { return Ok(()) };
                     let count = pack(&mut buffer, message, queue)?;
-                    self.telemetry.peer_message(&peer.member.node_id, "out", count, buffer.len());
+                    self.telemetry.peer_message(&peer.member.node_id, Direction::Sent, count as u64, buffer.len() as u64);
                     timeout(SILENCE, writer.write_all_buf(&mut buffer)).await?;
                 }
                 _ = pulses.tick() => {
