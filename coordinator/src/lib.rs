@@ -2,6 +2,10 @@
 
 pub mod command;
 pub mod config;
+pub mod dispatch;
+pub mod health;
+pub mod http;
 pub mod machine;
 pub mod node;
 pub mod scheduler;
+pub mod telemetry;
