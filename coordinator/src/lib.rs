@@ -5,3 +5,4 @@ pub mod config;
 pub mod machine;
 pub mod node;
 pub mod scheduler;
+pub mod store;
