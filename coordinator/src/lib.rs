@@ -8,4 +8,5 @@ pub mod http;
 pub mod machine;
 pub mod node;
 pub mod scheduler;
+pub mod store;
 pub mod telemetry;
