@@ -7,6 +7,8 @@ pub mod health;
 pub mod http;
 pub mod machine;
 pub mod node;
+pub mod raft;
+pub mod replica;
 pub mod scheduler;
 pub mod store;
 pub mod telemetry;

@@ -18,6 +18,7 @@ pub mod observe;
 pub mod problem;
 pub mod read;
 pub mod results;
+pub mod stored;
 pub mod tasks;
 pub mod timing;
 pub mod unbuilt;
@@ -40,6 +41,7 @@ use problem::{ApiError, ApiResult};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
+use tokio::sync::Semaphore;
 
 /// What every handler works with. Cheap to clone.
 #[derive(Clone)]
@@ -47,7 +49,7 @@ pub struct App {
     /// The node.
     pub node: Node,
     /// DuckDB behind the applier.
-    pub store: Store,
+    pub store: Arc<Store>,
     /// The leader's side of the worker protocol.
     pub dispatch: Dispatch,
     /// The figures.
@@ -64,13 +66,15 @@ pub struct App {
     pub(crate) forwarding: reqwest::Client,
     /// Names under which a browser may reach this node.
     pub(crate) own_hosts: Arc<BTreeSet<String>>,
+    /// Questions to the database that may wait or run at once.
+    pub(crate) store_queries: Arc<Semaphore>,
 }
 
 impl App {
     /// Puts the parts together. `sampler` must be running for resources to be true.
     pub fn new(
         node: Node,
-        store: Store,
+        store: Arc<Store>,
         dispatch: Dispatch,
         telemetry: Telemetry,
         logs: LogRing,
@@ -80,8 +84,20 @@ impl App {
         let forwarding = forward::client().map_err(|e| format!("the forwarding client can't be made: {e}"))?;
         let own_hosts = Arc::new(guard::own_hosts(&config));
         let started_at = Instant::now();
-        let app =
-            App { node, store, dispatch, telemetry, logs, sampler, config, started_at, forwarding, own_hosts };
+        let store_queries = Arc::new(Semaphore::new(stored::MAX_QUERIES));
+        let app = App {
+            node,
+            store,
+            dispatch,
+            telemetry,
+            logs,
+            sampler,
+            config,
+            started_at,
+            forwarding,
+            own_hosts,
+            store_queries,
+        };
         crate::telemetry::observe::register(&app);
         Ok(app)
     }

@@ -62,7 +62,7 @@ fn verdict(health: Health) -> Response {
 }
 
 async fn db(State(app): State<App>) -> Json<PartHealth> {
-    Json(app.store.health())
+    Json(health::db_part(&app.store.health()))
 }
 
 async fn log(State(app): State<App>) -> Json<PartHealth> {
@@ -148,7 +148,7 @@ pub fn report(app: &App) -> Report {
         now: Timestamp::now(),
         status: status(app),
         health: health::overall(&vitals),
-        db: app.store.health(),
+        db: vitals.db.clone(),
         log: health::log(&vitals),
         state_checksum: app.node.machine().state_checksum(),
         resources: app.sampler.resources(),
@@ -165,7 +165,7 @@ fn vitals(app: &App) -> Vitals {
         applied_index: app.node.applied_index(),
         progress: app.node.progress(),
         raft_still_ms: app.sampler.raft_still_ms(),
-        db: app.store.health(),
+        db: health::db_part(&app.store.health()),
         resources: app.sampler.resources(),
         max_memory_bytes: app.config.max_memory_mb * 1024 * 1024,
     }

@@ -3,7 +3,7 @@
 use super::App;
 use super::extract::Params;
 use super::problem::{ApiError, ApiResult};
-use super::read::{Consistency, INDEX_LIMIT};
+use super::read::Consistency;
 use super::tasks::page_limit;
 use crate::store::ResultFilter;
 use api::ErrorCode;
@@ -28,7 +28,7 @@ struct ResultQuery {
     from: Option<Timestamp>,
     to: Option<Timestamp>,
     limit: Option<usize>,
-    after: Option<String>,
+    after: Option<u64>,
     #[serde(default)]
     consistency: Consistency,
     min_index: Option<u64>,
@@ -41,22 +41,16 @@ async fn list(State(app): State<App>, Params(query): Params<ResultQuery>) -> Api
         return Err(ApiError::new(ErrorCode::Validation, why));
     }
     let index = app.catch_up(query.consistency, query.min_index).await?;
-    if query.consistency == Consistency::Linearizable && !app.store.wait_for(index, INDEX_LIMIT).await {
-        let why = format!(
-            "the database has not caught up with entry {index} within {} s (it is at {}); ask again, or with ?consistency=local",
-            INDEX_LIMIT.as_secs(),
-            app.store.applied_index()
-        );
-        return Err(ApiError::new(ErrorCode::Unavailable, why));
+    if query.consistency == Consistency::Linearizable || query.min_index.is_some() {
+        app.store_caught_up(index).await?;
     }
     let filter = ResultFilter {
         kind: query.kind,
-        state: query.status,
+        status: query.status,
         from: query.from,
         to: query.to,
         limit,
         after: query.after,
     };
-    let page = app.store.results(filter).await;
-    page.map(Json).map_err(|e| ApiError::new(ErrorCode::Unavailable, format!("the database can't be asked: {e}")))
+    app.ask_store(move |store| store.results(&filter)).await.map(Json)
 }

@@ -2,7 +2,7 @@
 
 use super::extract::{Id, JsonBody, OptionalJson, Params};
 use super::problem::{ApiError, ApiResult};
-use super::read::{Consistency, Freshness, INDEX_LIMIT};
+use super::read::{Consistency, Freshness};
 use super::{App, fresh_id, validate};
 use crate::command::{Command, Reply};
 use crate::machine::TaskFilter;
@@ -160,23 +160,22 @@ async fn show(
     if let Some(record) = app.node.machine().task(&task_id) {
         return Ok(Json(record));
     }
-    // It never was, or it left memory. The store may be a little behind the machine.
+    // It never was, or it left memory; the store may be a little behind the machine.
     if let Some(record) = stored(&app, &task_id).await? {
         return Ok(Json(record));
     }
-    if app.store.applied_index() < index
-        && app.store.wait_for(index, INDEX_LIMIT).await
-        && let Some(record) = stored(&app, &task_id).await?
-    {
-        return Ok(Json(record));
+    if app.store.applied_index() < index {
+        app.store_caught_up(index).await?;
+        if let Some(record) = stored(&app, &task_id).await? {
+            return Ok(Json(record));
+        }
     }
     Err(ApiError::new(ErrorCode::UnknownTask, format!("there is no task `{task_id}`")))
 }
 
 async fn stored(app: &App, task_id: &str) -> ApiResult<Option<TaskRecord>> {
-    app.store.task(task_id).await.map_err(|e| {
-        ApiError::new(ErrorCode::Unavailable, format!("the task is not in memory, and the database can't be asked: {e}"))
-    })
+    let id = task_id.to_owned();
+    app.ask_store(move |store| store.task(&id)).await
 }
 
 /// The page size asked for, or why it can't be had.

@@ -9,6 +9,7 @@ use api::cluster::{PeerStatus, Role};
 use api::metrics::{self, Metric};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Meter;
+use std::sync::Arc;
 
 /// Registers every gauge of the node.
 pub fn register(app: &App) {
@@ -86,20 +87,17 @@ fn machine(meter: &Meter, node: &Node) {
     });
 }
 
-fn store(meter: &Meter, node: &Node, store: &Store) {
-    let applied = store.clone();
+fn store(meter: &Meter, node: &Node, store: &Arc<Store>) {
+    let applied = Arc::clone(store);
     gauge(meter, &metrics::STORE_APPLIED_INDEX, move || plain(applied.applied_index()));
-    let (behind, machine) = (store.clone(), node.clone());
+    let (behind, machine) = (Arc::clone(store), node.clone());
     gauge(meter, &metrics::STORE_LAG, move || {
         plain(machine.applied_index().saturating_sub(behind.applied_index()))
     });
-    let health = store.clone();
+    let health = Arc::clone(store);
     gauge(meter, &metrics::STORE_HEALTHY, move || plain(u64::from(health.health().healthy)));
-    let size = store.clone();
-    gauge(meter, &metrics::STORE_BYTES, move || {
-        // Missing until the file is there.
-        size.file_bytes().map_or_else(Vec::new, plain)
-    });
+    let size = Arc::clone(store);
+    gauge(meter, &metrics::STORE_BYTES, move || plain(size.health().file_bytes));
 }
 
 fn process(meter: &Meter, sampler: &Sampler) {
