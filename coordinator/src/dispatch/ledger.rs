@@ -288,7 +288,13 @@ impl Ledger {
     /// What has run out, given every live lease and every worker that is not lost.
     ///
     /// Also forgets what is no more.
-    pub fn overdue(&mut self, leases: &[LeaseView], workers: &[String], now_ms: u64, now_log_ms: u64) -> Overdue {
+    pub fn overdue(
+        &mut self,
+        leases: &[LeaseView],
+        workers: &[String],
+        now_ms: u64,
+        now_log_ms: u64,
+    ) -> Overdue {
         let live: BTreeSet<u64> = leases.iter().map(|lease| lease.token).collect();
         self.tracks.retain(|token, _| live.contains(token));
         self.undelivered.retain(|token| live.contains(token));

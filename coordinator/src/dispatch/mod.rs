@@ -129,8 +129,7 @@ impl Dispatch {
         self.shared.wake.notify_one();
 
         let has_news = seen.draining || !seen.cancel.is_empty();
-        let wait_ms =
-            if has_news { 0 } else { request.wait_ms.clamp(MIN_LEASE_WAIT_MS, MAX_LEASE_WAIT_MS) };
+        let wait_ms = if has_news { 0 } else { request.wait_ms.clamp(MIN_LEASE_WAIT_MS, MAX_LEASE_WAIT_MS) };
         let given = match tokio::time::timeout(Duration::from_millis(wait_ms), &mut given).await {
             Ok(Ok(given)) => given,
             Ok(Err(_closed)) => return Err(NodeError::NoLeader.into()),

@@ -67,15 +67,15 @@ impl Dispatch {
                 self.evict().await;
             }
             if checkpoint.due() && self.node().applied_index() > checkpointed_index {
-                checkpointed_index =
-                    self.log(Command::Checkpoint).await.unwrap_or(checkpointed_index);
+                checkpointed_index = self.log(Command::Checkpoint).await.unwrap_or(checkpointed_index);
             }
         }
     }
 
     /// Logs which leases have arrived at their workers.
     async fn log_deliveries(&self) {
-        let tokens = self.with_ledger(|ledger, _| ledger.take_undelivered(MAX_DELIVERIES)).unwrap_or_default();
+        let tokens =
+            self.with_ledger(|ledger, _| ledger.take_undelivered(MAX_DELIVERIES)).unwrap_or_default();
         if tokens.is_empty() {
             return;
         }

@@ -178,8 +178,7 @@ fn role(vitals: &Vitals) -> Check {
 
 fn apply_lag(vitals: &Vitals) -> Check {
     let lag_entries = vitals.view.commit_index.saturating_sub(vitals.applied_index);
-    let status =
-        if lag_entries > MAX_APPLY_LAG_ENTRIES { HealthStatus::Failing } else { HealthStatus::Ok };
+    let status = if lag_entries > MAX_APPLY_LAG_ENTRIES { HealthStatus::Failing } else { HealthStatus::Ok };
     check("applied", status, format!("{lag_entries} entries behind the commit index"))
 }
 
@@ -310,7 +309,10 @@ mod tests {
     fn a_leader_serves_once_it_has_committed_in_its_term() {
         let fresh = with(|v| (v.view.role, v.view.leader) = (Role::Leader, Some("n1".into())));
         assert_eq!(ready(&fresh).status, HealthStatus::Failing);
-        assert_eq!(ready(&Vitals { view: RaftView { leader_ready: true, ..fresh.view.clone() }, ..fresh }).status, HealthStatus::Ok);
+        assert_eq!(
+            ready(&Vitals { view: RaftView { leader_ready: true, ..fresh.view.clone() }, ..fresh }).status,
+            HealthStatus::Ok
+        );
     }
 
     #[test]

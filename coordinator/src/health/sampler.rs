@@ -7,7 +7,7 @@
 use crate::node::Node;
 use api::cluster::Resources;
 use parking_lot::Mutex;
-use procfs::{Current, CurrentSI};
+use procfs::{Current, WithCurrentSystemInfo};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};

@@ -19,9 +19,7 @@ const MAX_SILENCE_MS: u64 = 3000;
 
 /// What only the leader answers: it alone knows how far the others are.
 pub fn of_the_leader() -> Router<App> {
-    Router::new()
-        .route("/api/cluster/transfer", post(transfer))
-        .route("/api/cluster/can_lose", get(can_lose))
+    Router::new().route("/api/cluster/transfer", post(transfer)).route("/api/cluster/can_lose", get(can_lose))
 }
 
 /// What concerns the node asked.
@@ -147,8 +145,7 @@ pub fn judge_loss(
         **id == leader || peers.iter().any(|peer| peer.node_id == **id && answers(peer) && near(peer))
     };
     let quorum = voters.len() / 2 + 1;
-    let left: Vec<&str> =
-        voters.iter().filter(sound).map(String::as_str).filter(|id| *id != node).collect();
+    let left: Vec<&str> = voters.iter().filter(sound).map(String::as_str).filter(|id| *id != node).collect();
     let names = if left.is_empty() { "none".to_owned() } else { left.join(", ") };
     let why = format!(
         "without {node}, {} of {} voters are up and caught up ({names}); a quorum is {quorum}",
@@ -193,7 +190,11 @@ mod tests {
         let peers = [peer("n2", true, 5000), peer("n3", false, 5000)];
         let verdict = judge("n2", &peers).unwrap();
         assert!(!verdict.can_lose);
-        assert!(verdict.why.contains("1 of 3 voters") && verdict.why.contains("a quorum is 2"), "{}", verdict.why);
+        assert!(
+            verdict.why.contains("1 of 3 voters") && verdict.why.contains("a quorum is 2"),
+            "{}",
+            verdict.why
+        );
         assert!(!judge("n1", &peers).unwrap().can_lose);
         assert!(judge("n3", &peers).unwrap().can_lose, "the one that is down already");
     }

@@ -81,7 +81,8 @@ impl App {
         sampler: Sampler,
         config: Arc<Config>,
     ) -> Result<App, String> {
-        let forwarding = forward::client().map_err(|e| format!("the forwarding client can't be made: {e}"))?;
+        let forwarding =
+            forward::client().map_err(|e| format!("the forwarding client can't be made: {e}"))?;
         let own_hosts = Arc::new(guard::own_hosts(&config));
         let started_at = Instant::now();
         let store_queries = Arc::new(Semaphore::new(stored::MAX_QUERIES));
@@ -170,5 +171,5 @@ async fn method_not_allowed(request: Request) -> ApiError {
 
 /// A fresh id for a task, a lease or an operation: sorted by time, unique across nodes.
 pub(crate) fn fresh_id() -> String {
-    ulid::Ulid::new().to_string()
+    ulid::Ulid::generate().to_string()
 }

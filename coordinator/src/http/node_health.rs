@@ -235,7 +235,10 @@ mod tests {
 
     #[test]
     fn differences_are_named_both_ways() {
-        let found = found(&[(Some("n2"), "h2:8080"), (Some("n4"), "h4:8080")], &[("n2", "h2:8080"), ("n3", "h3:8080")]);
+        let found = found(
+            &[(Some("n2"), "h2:8080"), (Some("n4"), "h4:8080")],
+            &[("n2", "h2:8080"), ("n3", "h3:8080")],
+        );
         assert_eq!(found, ["n4 is configured but no member", "n3 is a member but not configured"]);
     }
 }

@@ -45,7 +45,10 @@ impl App {
                 let applied = self.node.applied_index();
                 ApiError::new(
                     ErrorCode::Unavailable,
-                    format!("min_index {index} was not applied here within {} s; this node has applied {applied}", INDEX_LIMIT.as_secs()),
+                    format!(
+                        "min_index {index} was not applied here within {} s; this node has applied {applied}",
+                        INDEX_LIMIT.as_secs()
+                    ),
                 )
                 .with_leader(self.leader_address())
             })?;

@@ -37,7 +37,9 @@ struct ResultQuery {
 async fn list(State(app): State<App>, Params(query): Params<ResultQuery>) -> ApiResult<Json<TaskPage>> {
     let limit = page_limit(query.limit)?;
     if let Some(state) = query.status.filter(|state| !state.is_final()) {
-        let why = format!("`status` is {state}; results have completed, failed or cancelled. Live tasks: /api/tasks");
+        let why = format!(
+            "`status` is {state}; results have completed, failed or cancelled. Live tasks: /api/tasks"
+        );
         return Err(ApiError::new(ErrorCode::Validation, why));
     }
     let index = app.catch_up(query.consistency, query.min_index).await?;

@@ -38,7 +38,9 @@ impl App {
             Ok(Err(error)) => {
                 Err(ApiError::new(ErrorCode::Unavailable, format!("the database can't answer: {error}")))
             }
-            Err(error) => Err(ApiError::new(ErrorCode::Internal, format!("asking the database failed: {error}"))),
+            Err(error) => {
+                Err(ApiError::new(ErrorCode::Internal, format!("asking the database failed: {error}")))
+            }
         }
     }
 

@@ -9,8 +9,8 @@ use crate::machine::TaskFilter;
 use crate::node::Applied;
 use api::ErrorCode;
 use api::task::{
-    BatchSubmitted, NewBatch, NewTask, PAGE_DEFAULT, PAGE_MAX, ReportedStatus, ResultReport, Submitted, TaskPage,
-    TaskRecord, TaskStanding, TaskState,
+    BatchSubmitted, NewBatch, NewTask, PAGE_DEFAULT, PAGE_MAX, ReportedStatus, ResultReport, Submitted,
+    TaskPage, TaskRecord, TaskStanding, TaskState,
 };
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -141,13 +141,8 @@ struct ListQuery {
 async fn list(State(app): State<App>, Params(query): Params<ListQuery>) -> ApiResult<Json<TaskPage>> {
     let limit = page_limit(query.limit)?;
     app.catch_up(query.consistency, query.min_index).await?;
-    let filter = TaskFilter {
-        state: query.status,
-        kind: query.kind,
-        worker: query.worker,
-        after: query.after,
-        limit,
-    };
+    let filter =
+        TaskFilter { state: query.status, kind: query.kind, worker: query.worker, after: query.after, limit };
     Ok(Json(app.node.machine().list_tasks(&filter)))
 }
 
@@ -182,7 +177,9 @@ async fn stored(app: &App, task_id: &str) -> ApiResult<Option<TaskRecord>> {
 pub(super) fn page_limit(asked: Option<usize>) -> ApiResult<usize> {
     match asked.unwrap_or(PAGE_DEFAULT) {
         limit @ 1..=PAGE_MAX => Ok(limit),
-        other => Err(ApiError::new(ErrorCode::Validation, format!("`limit` is {other}; must be 1 to {PAGE_MAX}"))),
+        other => {
+            Err(ApiError::new(ErrorCode::Validation, format!("`limit` is {other}; must be 1 to {PAGE_MAX}")))
+        }
     }
 }
 

@@ -17,7 +17,8 @@ pub fn routes() -> Router<App> {
         .route("/api/auth/login", post(refuse))
         .route("/api/events", get(refuse))
         .route("/api/openapi.json", get(refuse));
-    for action in ["snapshot", "force_sync", "rebuild_db", "verify", "cancel_operations", "cleanup_resources"] {
+    for action in ["snapshot", "force_sync", "rebuild_db", "verify", "cancel_operations", "cleanup_resources"]
+    {
         router = router.route(&format!("/api/admin/{action}"), post(refuse));
     }
     router
@@ -25,5 +26,8 @@ pub fn routes() -> Router<App> {
 
 async fn refuse(request: Request) -> ApiError {
     let (method, path) = (request.method(), request.uri().path());
-    ApiError::new(ErrorCode::NotImplemented, format!("{method} {path} is not available in version {}", api::VERSION))
+    ApiError::new(
+        ErrorCode::NotImplemented,
+        format!("{method} {path} is not available in version {}", api::VERSION),
+    )
 }

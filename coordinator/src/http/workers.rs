@@ -9,8 +9,8 @@ use crate::command::Command;
 use crate::dispatch::DispatchError;
 use api::ErrorCode;
 use api::worker::{
-    HEARTBEAT_INTERVAL_MS, Heartbeat, HeartbeatAnswer, LEASE_TTL_MS, LeaseAnswer, LeaseRequest, MAX_LEASE_WAIT_MS,
-    MAX_SLOTS, Register, Registered, WORKER_LOST_MS, WorkerList,
+    HEARTBEAT_INTERVAL_MS, Heartbeat, HeartbeatAnswer, LEASE_TTL_MS, LeaseAnswer, LeaseRequest,
+    MAX_LEASE_WAIT_MS, MAX_SLOTS, Register, Registered, WORKER_LOST_MS, WorkerList,
 };
 use axum::extract::State;
 use axum::routing::{get, post};
@@ -113,6 +113,8 @@ fn of_dispatch(app: &App, error: DispatchError) -> ApiError {
     match error {
         DispatchError::Node(error) => problem::of_read(&error, leader),
         DispatchError::UnknownWorker { .. } => ApiError::new(ErrorCode::UnknownWorker, error.to_string()),
-        DispatchError::TooManyCalls => ApiError::new(ErrorCode::Overloaded, error.to_string()).with_leader(leader),
+        DispatchError::TooManyCalls => {
+            ApiError::new(ErrorCode::Overloaded, error.to_string()).with_leader(leader)
+        }
     }
 }

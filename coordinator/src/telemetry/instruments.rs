@@ -78,7 +78,11 @@ pub(crate) fn counter(
 }
 
 /// The same in fractions.
-pub(crate) fn counter_f64(meter: &Meter, metric: &Metric, read: impl Fn() -> Option<f64> + Send + Sync + 'static) {
+pub(crate) fn counter_f64(
+    meter: &Meter,
+    metric: &Metric,
+    read: impl Fn() -> Option<f64> + Send + Sync + 'static,
+) {
     meter
         .f64_observable_counter(metric.name)
         .with_unit(metric.unit)
@@ -130,13 +134,14 @@ pub(crate) fn plain<T>(value: T) -> Series<T> {
 
 /// Exports what [`Counters`] holds.
 pub(crate) fn observe_counters(meter: &Meter, counters: &Arc<Counters>) {
-    let labelled = |metric: &'static Metric, label: &'static str, read: fn(&Counters) -> Vec<(&'static str, u64)>| {
-        let counters = Arc::clone(counters);
-        counter(meter, metric, move || {
-            let values = read(&counters);
-            values.into_iter().map(|(name, value)| (value, vec![KeyValue::new(label, name)])).collect()
-        });
-    };
+    let labelled =
+        |metric: &'static Metric, label: &'static str, read: fn(&Counters) -> Vec<(&'static str, u64)>| {
+            let counters = Arc::clone(counters);
+            counter(meter, metric, move || {
+                let values = read(&counters);
+                values.into_iter().map(|(name, value)| (value, vec![KeyValue::new(label, name)])).collect()
+            });
+        };
     labelled(&metrics::RAFT_PROPOSALS, "outcome", |c| {
         ["applied", "dropped", "unknown"].into_iter().zip(c.proposals.iter().map(load)).collect()
     });
@@ -161,7 +166,8 @@ pub(crate) fn observe_counters(meter: &Meter, counters: &Arc<Counters>) {
             let mut series = Vec::new();
             for (peer, traffic) in counters.peers() {
                 for (direction, value) in ["sent", "received"].into_iter().zip(read(&traffic)) {
-                    let labels = vec![KeyValue::new("peer", peer.clone()), KeyValue::new("direction", direction)];
+                    let labels =
+                        vec![KeyValue::new("peer", peer.clone()), KeyValue::new("direction", direction)];
                     series.push((load(value), labels));
                 }
             }

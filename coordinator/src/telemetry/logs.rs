@@ -77,7 +77,10 @@ mod tests {
             directives("INFO", false),
             "warn,coordinator=info,api=info,coordinator::raft=info,coordinator::replica=info,raft=warn"
         );
-        assert!(directives("WARNING", true).ends_with("coordinator::raft=debug,coordinator::replica=debug,raft=debug"));
+        assert!(
+            directives("WARNING", true)
+                .ends_with("coordinator::raft=debug,coordinator::replica=debug,raft=debug")
+        );
         for level in ["ERROR", "WARN", "WARNING", "INFO", "DEBUG", "TRACE"] {
             assert!(EnvFilter::try_new(directives(level, true)).is_ok(), "{level}");
         }

@@ -34,7 +34,14 @@ struct Lines {
 
 impl LogRing {
     /// Adds a line; the oldest leaves when there are too many.
-    pub fn push(&self, at: Timestamp, level: &str, target: &str, message: String, fields: BTreeMap<String, String>) {
+    pub fn push(
+        &self,
+        at: Timestamp,
+        level: &str,
+        target: &str,
+        message: String,
+        fields: BTreeMap<String, String>,
+    ) {
         let mut shared = self.shared.lock();
         shared.last_seq += 1;
         let line = LogLine {
@@ -59,7 +66,8 @@ impl LogRing {
         let fits = |line: &&LogLine| line.level.parse::<Level>().is_ok_and(|l| l <= level);
         match since {
             None => {
-                let mut lines: Vec<LogLine> = shared.lines.iter().rev().filter(fits).take(limit).cloned().collect();
+                let mut lines: Vec<LogLine> =
+                    shared.lines.iter().rev().filter(fits).take(limit).cloned().collect();
                 lines.reverse();
                 LogLines { lines, next: shared.last_seq }
             }

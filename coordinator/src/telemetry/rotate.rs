@@ -115,7 +115,9 @@ fn write_lines(mut file: RotatingFile, waiting: &Receiver<Vec<u8>>, dropped: &At
             return;
         }
         let lost = dropped.swap(0, Ordering::Relaxed);
-        let note = format!("{{\"level\":\"WARN\",\"message\":\"{lost} log lines were dropped: the log file was too slow\"}}\n");
+        let note = format!(
+            "{{\"level\":\"WARN\",\"message\":\"{lost} log lines were dropped: the log file was too slow\"}}\n"
+        );
         let written = if lost > 0 { file.write_line(note.as_bytes()) } else { Ok(()) };
         if written.and_then(|()| file.write_line(&line)).is_err() {
             // The disk is full or gone: count it, and tell when it works again.
