@@ -176,6 +176,11 @@ impl Dispatch {
         self.with_ledger(|ledger, now_ms| ledger.last_seen_ms(worker_id, now_ms)).ok().flatten()
     }
 
+    /// How many lease calls wait.
+    pub fn waiting_calls(&self) -> usize {
+        self.shared.state.lock().waiting.len()
+    }
+
     fn node(&self) -> &Node {
         &self.shared.node
     }

@@ -173,3 +173,6 @@ async fn method_not_allowed(request: Request) -> ApiError {
 pub(crate) fn fresh_id() -> String {
     ulid::Ulid::generate().to_string()
 }
+
+#[cfg(test)]
+mod tests;
