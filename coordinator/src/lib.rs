@@ -2,9 +2,13 @@
 
 pub mod command;
 pub mod config;
+pub mod dispatch;
+pub mod health;
+pub mod http;
 pub mod machine;
 pub mod node;
-pub mod scheduler;
 pub mod raft;
 pub mod replica;
+pub mod scheduler;
+pub mod store;
 pub mod telemetry;

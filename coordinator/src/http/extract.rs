@@ -124,11 +124,9 @@ pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     };
     if !error.is_data() {
         let (line, column) = (error.line(), error.column());
-        let what = bare(&error.to_string());
-        return Err(ApiError::new(
-            ErrorCode::MalformedJson,
-            format!("line {line}, column {column}: {what}"),
-        ));
+        let text = error.to_string();
+        let what = bare(&text);
+        return Err(ApiError::new(ErrorCode::MalformedJson, format!("line {line}, column {column}: {what}")));
     }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let (path, what) = match serde_path_to_error::deserialize::<_, T>(&mut reader) {

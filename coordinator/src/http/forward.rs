@@ -30,12 +30,8 @@ const REQUEST_HEADERS: [HeaderName; 4] =
     [header::CONTENT_TYPE, header::ACCEPT, header::USER_AGENT, HeaderName::from_static("idempotency-key")];
 
 /// Headers of the leader's answer that the client is to see.
-const ANSWER_HEADERS: [HeaderName; 4] = [
-    header::CONTENT_TYPE,
-    header::CONTENT_LENGTH,
-    header::RETRY_AFTER,
-    HeaderName::from_static(SERVED_BY),
-];
+const ANSWER_HEADERS: [HeaderName; 4] =
+    [header::CONTENT_TYPE, header::CONTENT_LENGTH, header::RETRY_AFTER, HeaderName::from_static(SERVED_BY)];
 
 /// What is to be done with a request that only the leader can answer.
 #[derive(Debug, PartialEq, Eq)]
@@ -177,7 +173,10 @@ mod tests {
         assert_eq!(decide(Role::Leader, None, None, true), Verdict::Serve);
         assert_eq!(decide(Role::Follower, None, leader(), false), Verdict::Forward("n1:8080".into()));
         assert_eq!(decide(Role::Learner, None, leader(), false), Verdict::Forward("n1:8080".into()));
-        assert_eq!(decide(Role::Suspect, Some("log cut"), leader(), false), Verdict::Forward("n1:8080".into()));
+        assert_eq!(
+            decide(Role::Suspect, Some("log cut"), leader(), false),
+            Verdict::Forward("n1:8080".into())
+        );
     }
 
     #[test]
@@ -188,7 +187,9 @@ mod tests {
     #[test]
     fn without_a_leader_it_says_so() {
         assert_eq!(code(decide(Role::Candidate, None, None, false)), ErrorCode::NoLeader);
-        let Verdict::Refuse(problem) = decide(Role::Failed, Some("log damaged"), None, false) else { panic!() };
+        let Verdict::Refuse(problem) = decide(Role::Failed, Some("log damaged"), None, false) else {
+            panic!()
+        };
         assert_eq!(problem.0.code, ErrorCode::Unavailable);
         assert!(problem.0.detail.contains("log damaged"));
     }
@@ -214,7 +215,12 @@ mod tests {
         let error = client().unwrap().post(format!("http://{address}/")).body("{}").send().await.unwrap_err();
         server.await.unwrap();
         let problem = of_failure(&error, &address).0;
-        assert_eq!((problem.code, problem.retryable), (ErrorCode::UnknownOutcome, false), "{}", problem.detail);
+        assert_eq!(
+            (problem.code, problem.retryable),
+            (ErrorCode::UnknownOutcome, false),
+            "{}",
+            problem.detail
+        );
     }
 
     #[tokio::test]

@@ -73,7 +73,9 @@ pub fn check_origin(headers: &HeaderMap, host: Option<&str>, own_hosts: &BTreeSe
     }
     let is_address = asked.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok();
     if !is_address && !own_hosts.contains(&asked.to_ascii_lowercase()) {
-        return forbidden(format!("`{asked}` is no name of this node; pages served under it may not call it"));
+        return forbidden(format!(
+            "`{asked}` is no name of this node; pages served under it may not call it"
+        ));
     }
     Ok(())
 }

@@ -75,7 +75,8 @@ pub fn new_batch(tasks: Vec<NewTask>, mut fresh_id: impl FnMut() -> String) -> R
         faults.add("tasks", "is empty");
     }
     if tasks.len() > task::MAX_BATCH_TASKS {
-        let why = format!("has {} entries; at most {} may go in one batch", tasks.len(), task::MAX_BATCH_TASKS);
+        let why =
+            format!("has {} entries; at most {} may go in one batch", tasks.len(), task::MAX_BATCH_TASKS);
         faults.add("tasks", why);
         return Err(faults);
     }
@@ -127,12 +128,7 @@ pub fn name(path: &str, value: &str) -> Result<(), Faults> {
     faults.or(())
 }
 
-fn check_task(
-    task: NewTask,
-    at: &str,
-    fresh_id: impl FnOnce() -> String,
-    faults: &mut Faults,
-) -> TaskSpec {
+fn check_task(task: NewTask, at: &str, fresh_id: impl FnOnce() -> String, faults: &mut Faults) -> TaskSpec {
     let path = |field: &str| format!("{at}{field}");
     if let Some(id) = &task.task_id {
         text(&path("task_id"), id, task::MAX_TASK_ID_BYTES, faults);
@@ -396,7 +392,8 @@ mod tests {
 
     #[test]
     fn a_worker_needs_slots_and_types() {
-        let register = |value: Value| worker(serde_json::from_value(value).unwrap()).map_err(|f| f.to_string());
+        let register =
+            |value: Value| worker(serde_json::from_value(value).unwrap()).map_err(|f| f.to_string());
         assert!(register(json!({"worker_id": "w", "slots": 4})).is_ok());
         let why = register(json!({"worker_id": "", "slots": 0, "types": []})).unwrap_err();
         for field in ["worker_id", "slots", "types"] {

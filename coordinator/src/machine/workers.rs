@@ -71,6 +71,11 @@ impl Worker {
         self.standing
     }
 
+    /// When it registered last, Unix milliseconds.
+    pub fn registered_wall_ms(&self) -> i64 {
+        self.registered_wall_ms
+    }
+
     /// How many leases it holds.
     pub fn running(&self) -> u32 {
         self.leases.len() as u32

@@ -14,7 +14,7 @@ pub mod observe;
 pub mod ring;
 pub mod rotate;
 
-use crate::machine::effect::Effect;
+use crate::machine::Effect;
 use api::task::{AttemptOutcome, TaskState};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
