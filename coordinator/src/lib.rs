@@ -1,5 +1,6 @@
 //! The coordinator: a Raft cluster that holds the tasks and workers of a testing framework.
 
+pub mod cli;
 pub mod command;
 pub mod config;
 pub mod dispatch;
@@ -12,3 +13,4 @@ pub mod replica;
 pub mod scheduler;
 pub mod store;
 pub mod telemetry;
+pub mod worker;
