@@ -1,7 +1,8 @@
 //! PURE. One sentence on the cluster, and how bad it is.
 //!
 //! The sentence leads with what matters most: does anybody answer, is there one leader, is there a
-//! quorum, how much may still be lost. What is not known is said to be not known.
+//! quorum, how much may still be lost. What is not known is said to be not known. The sentence has
+//! no running times in it: it is read aloud when it changes, and must not change every second.
 
 use super::{ClusterSnapshot, NodeState, NodeView, Severity};
 use api::cluster::{HealthStatus, Role};
@@ -60,8 +61,7 @@ pub(super) fn judge(snapshot: &ClusterSnapshot) -> (String, Severity) {
             let seconds = snapshot.leaderless_seconds.unwrap_or(0.0);
             let severity =
                 if seconds > LEADERLESS_CRITICAL_SECONDS { Severity::Critical } else { Severity::Warning };
-            let since = crate::report::Span(seconds);
-            (format!("{healthy} of {total} healthy, no leader for {since}"), severity)
+            (format!("{healthy} of {total} healthy, no leader"), severity)
         }
     };
     let mut sentence = head;
