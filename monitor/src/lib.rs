@@ -1,1 +1,19 @@
-//! monitor
+//! The monitor: one request a node a round, joined into one picture of the cluster.
+//!
+//! Data flows one way. [`scrape`] asks every node for its report, [`snapshot`] joins the answers
+//! into a [`ClusterSnapshot`], [`detectors`] name what is wrong in it, `pages` and `http` show
+//! it. Only `scrape`, `http`, `service` and `journal` touch the world; the rest are
+//! functions of their arguments, so that the recovery daemon can use the same eyes on its own
+//! observations.
+//!
+//! Invariant: what was not observed is said to be unknown. The monitor never turns its own
+//! blindness into a statement about a node, and it never adds up what replicas each hold whole.
+
+pub mod detectors;
+pub mod report;
+pub mod scrape;
+pub mod snapshot;
+
+pub use report::{NodeReport, ScrapeFailure};
+pub use scrape::Scraper;
+pub use snapshot::{ClusterSnapshot, Memory, NodeState, NodeView, Severity};
