@@ -57,6 +57,10 @@ pub enum ErrorCode {
     NotImplemented,
     /// A fault of ours. 500.
     Internal,
+    /// The credentials are missing or wrong. 401.
+    Unauthorized,
+    /// No open fault or audit record has this id. 404.
+    UnknownFault,
 }
 
 impl ErrorCode {
@@ -65,8 +69,9 @@ impl ErrorCode {
         use ErrorCode::*;
         match self {
             MalformedJson => 400,
+            Unauthorized => 401,
             ForbiddenOrigin => 403,
-            UnknownEndpoint | UnknownTask | UnknownWorker | UnknownMember => 404,
+            UnknownEndpoint | UnknownTask | UnknownWorker | UnknownMember | UnknownFault => 404,
             MethodNotAllowed => 405,
             TaskIdTaken | StaleToken | InvalidState | LeaseHeld | StaleEpoch => 409,
             BodyTooLarge => 413,
@@ -112,6 +117,8 @@ impl ErrorCode {
             UnknownOutcome => "The outcome is unknown",
             NotImplemented => "Not available in this version",
             Internal => "Internal error",
+            Unauthorized => "The credentials are missing or wrong",
+            UnknownFault => "No such fault",
         }
     }
 }

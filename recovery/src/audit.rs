@@ -83,14 +83,7 @@ impl Audit {
         }
         let surplus = past.records.len().saturating_sub(MAX_TAIL);
         let tail = past.records.into_iter().skip(surplus).collect();
-        Audit {
-            dir: dir.to_owned(),
-            file,
-            bytes: past.good_bytes,
-            max_bytes: MAX_FILE_BYTES,
-            tail,
-            ledger,
-        }
+        Audit { dir: dir.to_owned(), file, bytes: past.good_bytes, max_bytes: MAX_FILE_BYTES, tail, ledger }
     }
 
     /// Appends a record and syncs it.
@@ -154,9 +147,8 @@ impl Audit {
         let current = path(&self.dir);
         std::fs::rename(&fresh, &current).map_err(failed("can't replace", &current))?;
         sync_dir(&self.dir)?;
-        self.file = Some(
-            OpenOptions::new().append(true).open(&current).map_err(failed("can't open", &current))?,
-        );
+        self.file =
+            Some(OpenOptions::new().append(true).open(&current).map_err(failed("can't open", &current))?);
         self.bytes = line.len() as u64;
         self.drop_old_files();
         Ok(())
@@ -220,7 +212,9 @@ fn keep_aside(dir: &Path, torn: &[u8], offset: u64, now: Timestamp) -> Result<()
     let path = dir.join(format!("audit.torn-{}-at-{offset}", now.as_microsecond()));
     tracing::warn!(kept = %path.display(), bytes = torn.len(), "the audit's last line is torn; kept aside");
     let mut file = File::create(&path).map_err(|e| RecoveryError::file("can't create", &path, e))?;
-    file.write_all(torn).and_then(|()| file.sync_all()).map_err(|e| RecoveryError::file("can't write", &path, e))
+    file.write_all(torn)
+        .and_then(|()| file.sync_all())
+        .map_err(|e| RecoveryError::file("can't write", &path, e))
 }
 
 fn sync_dir(dir: &Path) -> Result<(), RecoveryError> {

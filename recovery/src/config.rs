@@ -230,7 +230,8 @@ impl Config {
                 faults.push(ConfigError::invalid(key("id"), why));
             }
             if node.host.is_empty() || node.host == "0.0.0.0" || node.host == "::" {
-                let why = format!("`{}` is no host that can be asked; name the one that peers use", node.host);
+                let why =
+                    format!("`{}` is no host that can be asked; name the one that peers use", node.host);
                 faults.push(ConfigError::invalid(key("host"), why));
             }
             if node.port == 0 {
@@ -283,8 +284,8 @@ impl Config {
             max_restart_attempts: default_attempts(),
             restart_cooldown: default_cooldown(),
         });
-        let cooldown =
-            seconds("recovery_options.restart_cooldown", options.restart_cooldown, faults).unwrap_or_default();
+        let cooldown = seconds("recovery_options.restart_cooldown", options.restart_cooldown, faults)
+            .unwrap_or_default();
         if options.max_restart_attempts == 0 || options.max_restart_attempts > 1000 {
             faults.push(ConfigError::invalid(
                 "recovery_options.max_restart_attempts",
@@ -295,7 +296,7 @@ impl Config {
         let mut policy = Policy::observe_only(base.clone(), options.max_restart_attempts);
         policy.rule_mut(FaultKind::ProcessCrash).enabled = options.auto_restart;
         for (name, wish) in self.policy.iter().flatten() {
-            let Some(kind) = kind_named(name) else {
+            let Some(kind) = FaultKind::parse(name) else {
                 let known: Vec<String> = FaultKind::ALL.iter().map(|k| k.as_str().to_owned()).collect();
                 let key = format!("policy.{name}");
                 faults.push(ConfigError::UnknownKey { key, nearest: nearest(name, &known) });
@@ -311,10 +312,6 @@ impl Config {
         }
         policy
     }
-}
-
-fn kind_named(name: &str) -> Option<FaultKind> {
-    FaultKind::ALL.into_iter().find(|kind| kind.as_str() == name)
 }
 
 /// Lays one failure's rule over its default.

@@ -171,7 +171,8 @@ fn absorb(causes: &mut Vec<Cause>) {
     let mut kept: Vec<Cause> = Vec::with_capacity(causes.len());
     for cause in causes.drain(..) {
         let by = kept.iter_mut().find(|stronger| {
-            let explains = EXPLAINS.iter().find(|(kind, _)| *kind == stronger.kind).map_or(&[][..], |(_, e)| *e);
+            let explains =
+                EXPLAINS.iter().find(|(kind, _)| *kind == stronger.kind).map_or(&[][..], |(_, e)| *e);
             let whole_cluster = matches!(stronger.kind, SplitBrain | NetworkPartition);
             let one_for_all = matches!(cause.kind, TermDivergence);
             let shared = cause.nodes.iter().any(|node| stronger.nodes.contains(node));

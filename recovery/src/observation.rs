@@ -120,9 +120,10 @@ impl Observation {
     pub fn is_blind(&self) -> bool {
         !self.nodes.is_empty()
             && self.reports().next().is_none()
-            && self.nodes.values().any(|view| {
-                !matches!(view.process, ProcessState::Dead { .. } | ProcessState::Running { .. })
-            })
+            && self
+                .nodes
+                .values()
+                .any(|view| !matches!(view.process, ProcessState::Dead { .. } | ProcessState::Running { .. }))
     }
 
     /// The voters as the node with the highest term names them; the configured nodes where nobody

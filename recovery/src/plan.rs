@@ -38,9 +38,10 @@ pub fn plan(id: &str, cause: &Cause, generation: u64) -> Plan {
     let node = cause.nodes.first().cloned().unwrap_or_default();
     let (steps, needs_person) = match (cause.kind, &cause.proof) {
         (FaultKind::ProcessCrash, Proof::Dead) => (vec![Step::StartProcess { node }], None),
-        (FaultKind::ProcessCrash, Proof::Alive { .. }) => {
-            (Vec::new(), Some("the process is alive and does not answer; it is not started a second time".into()))
-        }
+        (FaultKind::ProcessCrash, Proof::Alive { .. }) => (
+            Vec::new(),
+            Some("the process is alive and does not answer; it is not started a second time".into()),
+        ),
         (FaultKind::ProcessCrash, Proof::Unclear(why)) => {
             (Vec::new(), Some(format!("it is not clear whether the process is dead: {why}")))
         }
@@ -50,9 +51,7 @@ pub fn plan(id: &str, cause: &Cause, generation: u64) -> Plan {
         (FaultKind::SplitBrain, _) => {
             (Vec::new(), Some("nothing is touched and nothing merged; keep every data directory".into()))
         }
-        (kind, _) => {
-            (Vec::new(), Some(format!("this version does not repair {} by itself", kind.as_str())))
-        }
+        (kind, _) => (Vec::new(), Some(format!("this version does not repair {} by itself", kind.as_str()))),
     };
     Plan { id: id.to_owned(), cause: cause.clone(), steps, needs_person, generation }
 }

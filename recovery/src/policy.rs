@@ -218,19 +218,13 @@ pub fn check_quorum(view: QuorumView<'_>, node: &str, risk: Risk) -> Result<(), 
         return Ok(());
     }
     let quorum = view.voters.len() / 2 + 1;
-    let left = view
-        .voters
-        .iter()
-        .filter(|voter| voter.as_str() != node && view.healthy.contains(voter))
-        .count();
+    let left =
+        view.voters.iter().filter(|voter| voter.as_str() != node && view.healthy.contains(voter)).count();
     let needed = quorum + usize::from(risk == Risk::TakesWorking);
     if left >= needed {
         return Ok(());
     }
-    Err(format!(
-        "without {node} {left} of {} voters would serve; {needed} are needed",
-        view.voters.len()
-    ))
+    Err(format!("without {node} {left} of {} voters would serve; {needed} are needed", view.voters.len()))
 }
 
 /// The back-off after `failures` failed attempts.
@@ -251,11 +245,11 @@ pub fn judge(plan: &Plan, policy: &Policy, now: &Circumstances<'_>) -> Verdict {
     if let Some(why) = now.brake {
         return deny(Gate::Brake, format!("the brake is on: {why}"));
     }
-    if !rule.enabled {
-        return deny(Gate::Policy, format!("the policy does not repair {}", plan.cause.kind.as_str()));
-    }
     if plan.steps.is_empty() {
         return deny(Gate::Policy, plan.needs_person.clone().unwrap_or_else(|| "nothing can be done".into()));
+    }
+    if !rule.enabled {
+        return deny(Gate::Policy, format!("the policy does not repair {}", plan.cause.kind.as_str()));
     }
     if now.maintenance && !only_restarts {
         return deny(Gate::Maintenance, "the cluster is in maintenance mode".into());
@@ -300,19 +294,29 @@ fn attempts(policy: &Policy, rule: &Rule, now: &Circumstances<'_>) -> Option<Ver
     let budget = if ledger.failures >= policy.max_attempts {
         Some(format!("{} attempts in a row failed (at most {})", ledger.failures, policy.max_attempts))
     } else if ledger.gave_up || starts >= MAX_STARTS_IN_WINDOW {
-        Some(format!("{MAX_STARTS_IN_WINDOW} starts within {} minutes: a crash loop", START_WINDOW_MS / 60_000))
+        Some(format!(
+            "{MAX_STARTS_IN_WINDOW} starts within {} minutes: a crash loop",
+            START_WINDOW_MS / 60_000
+        ))
     } else {
         None
     };
     // A spent budget outweighs a cooldown: waiting would not help.
     if let Some(why) = budget {
-        return Some(Verdict::Deny { gate: Gate::Budget, why: format!("{why}; stopped until a person has looked") });
+        return Some(Verdict::Deny {
+            gate: Gate::Budget,
+            why: format!("{why}; stopped until a person has looked"),
+        });
     }
     let wait_ms = backoff_ms(rule.cooldown_ms, ledger.unrepaired_failures);
     match ledger.last_failed_ms {
         Some(at) if now.now_ms < at.saturating_add(wait_ms) => Some(Verdict::Deny {
             gate: Gate::Cooldown,
-            why: format!("attempt {} failed; the next one follows after {} s", ledger.failures, wait_ms / 1000),
+            why: format!(
+                "attempt {} failed; the next one follows after {} s",
+                ledger.failures,
+                wait_ms / 1000
+            ),
         }),
         _ => None,
     }

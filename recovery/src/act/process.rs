@@ -41,8 +41,18 @@ const MAX_OLD_LOGS: u32 = 3;
 const LOG_END_BYTES: u64 = 2_048;
 /// Variables of the daemon that a node gets too. The rest stays out: a `PORT` or `HOST` of the
 /// daemon's own environment would override the node's config.
-const PASSED_ON: &[&str] =
-    &["PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "RUST_LOG", "RUST_BACKTRACE"];
+const PASSED_ON: &[&str] = &[
+    "PATH",
+    "HOME",
+    "USER",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "TMPDIR",
+    "LD_LIBRARY_PATH",
+    "RUST_LOG",
+    "RUST_BACKTRACE",
+];
 
 /// What a start brought.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +68,7 @@ pub struct Started {
 pub struct ProcessActuator {
     spec: ProcessSpec,
     start_lock: PathBuf,
-    last_end: Arc<Mutex<Option<String>>>,
+    last_end: Mutex<Arc<Mutex<Option<String>>>>,
 }
 
 enum Lock {
@@ -72,7 +82,7 @@ impl ProcessActuator {
     /// An actuator for one node.
     pub fn new(spec: ProcessSpec, recovery_dir: &Path) -> Self {
         let start_lock = recovery_dir.join(format!("{}.start.lock", spec.node));
-        ProcessActuator { spec, start_lock, last_end: Arc::default() }
+        ProcessActuator { spec, start_lock, last_end: Mutex::default() }
     }
 
     /// What the host knows of the process.
@@ -108,7 +118,7 @@ impl ProcessActuator {
             Ok(()) => proof.push(format!("{} refuses connections", self.spec.address)),
             Err(why) => return ProcessState::Unclear { why },
         }
-        if let Some(end) = self.last_end.lock().clone() {
+        if let Some(end) = self.last_end.lock().lock().clone() {
             proof.push(end);
         }
         ProcessState::Dead { proof }
@@ -135,8 +145,7 @@ impl ProcessActuator {
 
     fn spawn_and_wait(&self) -> Result<Started, RecoveryError> {
         let log = self.open_log()?;
-        let errors =
-            log.try_clone().map_err(|e| RecoveryError::file("can't use", &self.spec.log_file, e))?;
+        let errors = log.try_clone().map_err(|e| RecoveryError::file("can't use", &self.spec.log_file, e))?;
         let mut command = Command::new(&self.spec.command[0]);
         command
             .args(&self.spec.command[1..])
@@ -151,20 +160,25 @@ impl ProcessActuator {
             command.current_dir(cwd);
         }
         let begun = Instant::now();
-        *self.last_end.lock() = None;
+        // A place of its own for each child: the end of the one before may still be on its way.
+        let end = Arc::new(Mutex::new(None));
+        *self.last_end.lock() = end.clone();
         let mut child = command.spawn().map_err(|e| self.start_failed(format!("can't be run: {e}")))?;
         let pid = child.id();
-        let end = self.last_end.clone();
+        let told = end.clone();
         let log_file = self.spec.log_file.clone();
-        let waiter = std::thread::Builder::new().name(format!("wait-{}", self.spec.node)).stack_size(256 * 1024);
+        let waiter =
+            std::thread::Builder::new().name(format!("wait-{}", self.spec.node)).stack_size(256 * 1024);
         let waiting = waiter.spawn(move || {
             let status = child.wait().map_or_else(|e| e.to_string(), |status| status.to_string());
-            let line = last_line(&log_file).map(|line| format!(", its last words: {line}")).unwrap_or_default();
-            *end.lock() = Some(format!("pid {pid} ended: {status}{line}"));
+            let line =
+                last_line(&log_file).map(|line| format!(", its last words: {line}")).unwrap_or_default();
+            *told.lock() = Some(format!("pid {pid} ended: {status}{line}"));
         });
-        waiting.map_err(|e| self.start_failed(format!("runs as pid {pid}, but nobody can wait for it: {e}")))?;
+        waiting
+            .map_err(|e| self.start_failed(format!("runs as pid {pid}, but nobody can wait for it: {e}")))?;
         loop {
-            if let Some(end) = self.last_end.lock().clone() {
+            if let Some(end) = end.lock().clone() {
                 return Err(self.start_failed(end));
             }
             if matches!(self.lock(), Lock::Held(_)) {
@@ -228,7 +242,9 @@ impl ProcessActuator {
             .map_err(|e| RecoveryError::file("can't open", path, e))?;
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(self.not_started("another start is under way".into())),
+            Err(TryLockError::WouldBlock) => {
+                return Err(self.not_started("another start is under way".into()));
+            }
             Err(TryLockError::Error(e)) => return Err(RecoveryError::file("can't lock", path, e)),
         }
         let written = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
