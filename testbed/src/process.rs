@@ -341,7 +341,7 @@ mod tests {
         let child = ProcessRef::of("child", child).unwrap();
         // The grandchild inherits the ignored SIGTERM, so only SIGKILL ends both.
         let ended = end(std::slice::from_ref(&started.process), Duration::from_millis(200)).unwrap();
-        assert_eq!(ended, [started.process.clone()]);
+        assert_eq!(ended, std::slice::from_ref(&started.process));
         until("both to be gone", || !started.process.is_alive() && !child.is_alive());
     }
 
