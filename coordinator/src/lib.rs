@@ -11,6 +11,7 @@ pub mod node;
 pub mod raft;
 pub mod replica;
 pub mod scheduler;
+pub mod server;
 pub mod store;
 pub mod telemetry;
 pub mod worker;
