@@ -1,6 +1,16 @@
 //! The coordinator: a Raft cluster that holds the tasks and workers of a testing framework.
 
+pub mod cli;
 pub mod command;
 pub mod config;
+pub mod dispatch;
+pub mod health;
+pub mod http;
 pub mod machine;
 pub mod node;
+pub mod raft;
+pub mod replica;
+pub mod scheduler;
+pub mod store;
+pub mod telemetry;
+pub mod worker;
