@@ -194,8 +194,9 @@ impl Cluster {
         let name = format!("worker-{}", self.workers.len() + 1);
         let addresses = self.addresses().join(",");
         let slots = slots.to_string();
-        let mut arguments =
-            ["worker", "--coordinators", &addresses, "--slots", &slots].map(str::to_owned).to_vec();
+        let mut arguments = ["worker", "--id", &name, "--coordinators", &addresses, "--slots", &slots]
+            .map(str::to_owned)
+            .to_vec();
         if !labels.is_empty() {
             arguments.extend(["--labels".to_owned(), labels.to_owned()]);
         }

@@ -163,7 +163,17 @@ impl Running {
             .map(|d| format!("{:x}", d.as_millis()))
             .unwrap_or_default();
         let mut cases = suite::shipped()?;
+        let shipped = cases.len();
         cases.retain(|case| zone_exists(case, options.workers));
+        if cases.len() < shipped {
+            println!(
+                "{} commands of the suite are left out: no worker could take them",
+                shipped - cases.len()
+            );
+        }
+        if cases.is_empty() {
+            return Ok(suite::Summary::default());
+        }
         println!("running the shipped suite: {} commands", cases.len());
         suite::run(&client, cases, &layout.data.join("suite").join(&run_id), &run_id).await
     }
@@ -221,8 +231,18 @@ impl Running {
             let name = format!("worker-{zone}");
             let labels = format!("zone={zone}");
             let slots = SLOTS.to_string();
-            let arguments = ["worker", "--coordinators", &addresses, "--labels", &labels, "--slots", &slots]
-                .map(str::to_owned);
+            let arguments = [
+                "worker",
+                "--id",
+                &name,
+                "--coordinators",
+                &addresses,
+                "--labels",
+                &labels,
+                "--slots",
+                &slots,
+            ]
+            .map(str::to_owned);
             let process = self.start(&name, &programs.coordinator, &arguments, &layout.log_file(&name))?;
             self.record.workers.push(process);
             self.record.write()?;
