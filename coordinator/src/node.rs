@@ -6,14 +6,16 @@
 use crate::command::{Command, Reply};
 use crate::config::Config;
 use crate::machine::Machine;
-use crate::raft::applier::{Applier, ApplierProgress, EffectSink};
+use crate::raft::applier::{Applier, ApplierProgress, SnapshotPolicy};
 use crate::raft::driver::{Driver, Inbox, Input, TICK, inbox};
 use crate::raft::founding::{Founder, IdentityCard, Stage};
 use crate::raft::identity::{Founding, Identity, Member};
 use crate::raft::log::{RaftLog, WriterProgress};
 use crate::raft::log_end::{self, LogEnd};
+use crate::raft::snapshots::{SnapshotName, Snapshots};
 use crate::raft::transport::{Own, Transport};
-use crate::replica::{Replica, ReplicaConfig, Standing};
+use crate::replica::{Recovered, Replica, ReplicaConfig, Standing};
+use crate::store::{Rebuild, Store};
 use crate::telemetry::Telemetry;
 use api::cluster::{Operation, PeerStatus, Progress, Role};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
@@ -122,6 +124,7 @@ struct Shared {
     node_id: String,
     boot_nonce: String,
     founder: Arc<Founder>,
+    snapshots: Snapshots,
     founding: RwLock<Option<Founding>>,
     addresses: RwLock<Vec<(String, String)>>,
     machine: Arc<RwLock<Machine>>,
@@ -153,6 +156,7 @@ impl Node {
                 node_id,
                 boot_nonce,
                 founder: Founder::new(identity, config),
+                snapshots: Snapshots::new(&config.data_dir),
                 founding: RwLock::new(None),
                 addresses: RwLock::new(Vec::new()),
                 machine: Arc::new(RwLock::new(Machine::new())),
@@ -173,7 +177,7 @@ impl Node {
     pub async fn start(
         &self,
         config: &Config,
-        effects: EffectSink,
+        store: Arc<Store>,
         telemetry: Telemetry,
     ) -> Result<(), String> {
         let folder = config.data_dir.join("raft");
@@ -200,7 +204,7 @@ impl Node {
         let peers = config.peers.iter().filter_map(|p| p.id.clone().map(|id| (id, p.address())));
         *self.shared.addresses.write() = peers.collect();
         *self.shared.founding.write() = Some(founding.clone());
-        self.start_raft(config, &founding, suspect, effects, telemetry).map_err(|why| self.fail(why))
+        self.start_raft(config, &founding, suspect, store, telemetry).map_err(|why| self.fail(why))
     }
 
     fn start_raft(
@@ -208,7 +212,7 @@ impl Node {
         config: &Config,
         founding: &Founding,
         suspect: bool,
-        effects: EffectSink,
+        store: Arc<Store>,
         telemetry: Telemetry,
     ) -> Result<(), String> {
         let card = self.shared.founder.card();
@@ -224,6 +228,7 @@ impl Node {
         let conf_state = ConfState { voters: voters.clone(), ..Default::default() };
         let recovered = log.recovered(conf_state)?;
         let replay_until = recovered.last.index;
+        let snapshot_index = self.load_snapshot(&recovered, &store)?;
         let (applied, applied_log_ms) = {
             let machine = self.shared.machine.read();
             (machine.applied_index(), machine.log_ms())
@@ -256,6 +261,7 @@ impl Node {
             inbox.clone(),
             telemetry.clone(),
             Duration::from_secs(config.connection_timeout),
+            self.shared.snapshots.clone(),
             self.shared.end.clone(),
         );
         let raft_ids: Arc<Vec<_>> =
@@ -266,7 +272,13 @@ impl Node {
         let (to_applier, applier_queue) = crossbeam_channel::unbounded();
         let applier = Applier {
             machine: self.shared.machine.clone(),
-            effects,
+            store: store.clone(),
+            snapshots: self.shared.snapshots.clone(),
+            policy: SnapshotPolicy {
+                threshold_entries: config.snapshot_threshold,
+                max_log_entries: config.max_log_size,
+            },
+            snapshot_index,
             replay_until,
             inbox: inbox.clone(),
             applied: self.shared.applied.clone(),
@@ -289,6 +301,12 @@ impl Node {
             outbox,
             writer,
             applier: to_applier,
+            store_durable: Box::new(move || {
+                let health = store.health();
+                // A store that has to be rebuilt needs no entries: it takes them from the machine.
+                if health.healthy { health.durable_index } else { u64::MAX }
+            }),
+            kept_entries: config.snapshot_threshold,
             transport: transport.clone(),
             publisher: Publisher {
                 view: self.shared.view.clone(),
@@ -311,6 +329,43 @@ impl Node {
             .map_err(start)?;
         self.shared.threads.lock().extend([driver_thread, writer_thread, applier_thread]);
         Ok(())
+    }
+
+    /// Begins with the machine of the newest snapshot; gives its index.
+    fn load_snapshot(&self, recovered: &Recovered, store: &Store) -> Result<u64, String> {
+        let name = match &recovered.snapshot {
+            Some(snapshot) => Some(
+                serde_json::from_slice::<SnapshotName>(snapshot.get_data())
+                    .map_err(|e| format!("the snapshot's name in the log can't be read: {e}"))?,
+            ),
+            None => None,
+        };
+        self.shared
+            .snapshots
+            .keep_only(name.as_ref().map(|n| n.file.as_str()))
+            .map_err(|e| format!("the snapshot folder can't be cleaned: {e}"))?;
+        let mut begin = 0;
+        if let Some(name) = &name {
+            let machine = self.shared.snapshots.read(name).map_err(|e| {
+                format!("{e}; the log before it is gone, so this node can't come back by itself: keep its directory as evidence")
+            })?;
+            begin = name.index;
+            self.shared.applied.send_replace(begin);
+            *self.shared.machine.write() = machine;
+        }
+        // A database ahead of the log (its end was torn off) holds effects of committed entries
+        // only; the leader sends those entries again, and they are skipped. One that is behind
+        // what the log still holds takes the rest from the machine.
+        if store.applied_index() < begin {
+            let effects = self.shared.machine.read().effects_for_rebuild();
+            store.rebuild(begin, effects, Rebuild::Merge);
+        }
+        Ok(begin)
+    }
+
+    /// The snapshot files.
+    pub fn snapshots(&self) -> &Snapshots {
+        &self.shared.snapshots
     }
 
     /// Ends Raft: hands leadership over if this node leads, then stops the threads.
@@ -603,6 +658,7 @@ impl Publisher {
             view.commit_index = standing.commit;
             view.first_index = standing.first;
             view.last_index = standing.last;
+            view.snapshot_index = standing.snapshot;
             view.leader_changes += u64::from(changed_leader);
             told
         });

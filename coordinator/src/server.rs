@@ -105,8 +105,7 @@ pub async fn serve(
     let starting = tokio::spawn({
         let (node, config, store) = (node.clone(), Arc::clone(&config), Arc::clone(&store));
         async move {
-            let sink = Box::new(move |index, effects| store.append(index, effects));
-            if let Err(why) = node.start(&config, sink, telemetry).await {
+            if let Err(why) = node.start(&config, store, telemetry).await {
                 tracing::error!(why, "the node takes no part; it stays up to be seen and cured");
             }
         }

@@ -54,9 +54,8 @@ impl Live {
     async fn leading() -> Live {
         let live = Live::idle();
         let store = Arc::clone(&live.app.store);
-        let sink = Box::new(move |index, effects| store.append(index, effects));
         let (config, telemetry) = (Arc::clone(&live.app.config), live.app.telemetry.clone());
-        live.app.node.start(&config, sink, telemetry).await.unwrap();
+        live.app.node.start(&config, store, telemetry).await.unwrap();
         let mut view = live.app.node.watch();
         let ready = view.wait_for(|view| view.role == api::cluster::Role::Leader && view.leader_ready);
         tokio::time::timeout(DEADLINE, ready).await.expect("a leader within the deadline").unwrap();

@@ -7,12 +7,13 @@
 //! It is a thread of its own, not a task, so that load on the HTTP side can't starve the ticks.
 
 use crate::node::{NodeError, Publisher};
-use crate::raft::applier::{ToApply, Waiter};
+use crate::raft::applier::{ToApply, Waiter, Work};
+use crate::raft::snapshots::SnapshotName;
 use crate::raft::transport::{Pulse, Transport};
 use crate::replica::{LogWrite, OlderEntries, ProposeRefused, Replica, Tag, Truncated, Turn};
 use crate::telemetry::{ProposalOutcome, ReadOutcome, Telemetry};
 use crossbeam_channel::{Receiver, Sender, TrySendError};
-use raft::eraftpb::Message;
+use raft::eraftpb::{Message, Snapshot};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -45,6 +46,8 @@ pub enum Input {
     },
     /// The machine has applied up to this index.
     Applied(u64),
+    /// A snapshot of this node's machine is on disk.
+    SnapshotWritten(SnapshotName),
     /// A message to this member could not be sent.
     Unreachable(u64),
     /// A member told how it stands.
@@ -118,7 +121,11 @@ pub struct Driver<O: OlderEntries> {
     /// The log writer's queue.
     pub writer: Sender<LogWrite>,
     /// The applier's queue.
-    pub applier: Sender<Vec<ToApply>>,
+    pub applier: Sender<Work>,
+    /// Up to which index DuckDB is durable; entries behind it are kept for it.
+    pub store_durable: Box<dyn Fn() -> u64 + Send>,
+    /// Entries kept behind a snapshot, so that a peer that lags a little needs none.
+    pub kept_entries: u64,
     /// The peers.
     pub transport: Arc<Transport>,
     /// Where the view goes.
@@ -154,6 +161,8 @@ struct Waiting {
     applied: u64,
     ends: HashMap<u64, Pulse>,
     elections: u64,
+    /// A snapshot that replaces the machine once the write of this number is durable.
+    install: Option<(u64, SnapshotName)>,
     stop: bool,
     heard_peer: bool,
 }
@@ -171,6 +180,7 @@ impl<O: OlderEntries> Driver<O> {
             applied,
             ends: HashMap::new(),
             elections: 0,
+            install: None,
             stop: false,
             heard_peer: false,
         };
@@ -230,7 +240,13 @@ impl<O: OlderEntries> Driver<O> {
             Input::Durable { number, send } => {
                 self.transport.send(send);
                 self.replica.on_durable(number);
+                if waiting.install.as_ref().is_some_and(|(at, _)| *at <= number)
+                    && let Some((_, name)) = waiting.install.take()
+                {
+                    let _ = self.applier.send(Work::Install(name));
+                }
             }
+            Input::SnapshotWritten(name) => self.compact(&name),
             Input::Applied(index) => {
                 self.replica.on_applied(index);
                 waiting.applied = index;
@@ -330,6 +346,13 @@ impl<O: OlderEntries> Driver<O> {
     }
 
     fn hand_out(&mut self, turn: Turn, waiting: &mut Waiting) {
+        if let Some((number, snapshot)) = &turn.install {
+            match serde_json::from_slice(snapshot.get_data()) {
+                Ok(name) => waiting.install = Some((*number, name)),
+                // The transport let it through only after it had read and fetched it.
+                Err(e) => tracing::error!(error = %e, "a snapshot's name can't be read"),
+            }
+        }
         self.transport.send(turn.send);
         for write in turn.writes {
             // The writer ends only after this thread.
@@ -347,7 +370,7 @@ impl<O: OlderEntries> Driver<O> {
                     ToApply { entry: committed.entry, waiters: waiters.map(|(w, _)| w).unwrap_or_default() }
                 })
                 .collect();
-            let _ = self.applier.send(entries);
+            let _ = self.applier.send(Work::Apply(entries));
         }
         for (index, tags) in turn.reads {
             tags.iter().for_each(|_| self.telemetry.read(ReadOutcome::Served));
@@ -364,6 +387,20 @@ impl<O: OlderEntries> Driver<O> {
                 self.telemetry.proposal(ProposalOutcome::Unknown, since.elapsed());
                 waiters.into_iter().for_each(|w| drop(w.send(Err(NodeError::UnknownOutcome))));
             }
+        }
+    }
+
+    /// The log may begin behind a snapshot, as far as DuckDB has what was before.
+    fn compact(&mut self, name: &SnapshotName) {
+        let mut snapshot = Snapshot::default();
+        let metadata = snapshot.mut_metadata();
+        metadata.index = name.index;
+        metadata.term = name.term;
+        metadata.set_conf_state(self.replica.conf_state());
+        snapshot.data = serde_json::to_vec(name).unwrap_or_default().into();
+        let upto = name.index.saturating_sub(self.kept_entries).min((self.store_durable)());
+        if let Some(write) = self.replica.on_snapshot(snapshot, upto) {
+            let _ = self.writer.send(write);
         }
     }
 

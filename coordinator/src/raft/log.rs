@@ -13,8 +13,8 @@ use crate::replica::{LogWrite, OlderEntries, Recovered, Truncated};
 use crate::telemetry::Telemetry;
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
-use raft::eraftpb::{ConfState, Entry, HardState};
-use raft_engine::{Config, Engine, LogBatch, MessageExt, ReadableSize, RecoveryMode};
+use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
+use raft_engine::{Command, Config, Engine, LogBatch, MessageExt, ReadableSize, RecoveryMode};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,6 +23,10 @@ use std::time::Instant;
 /// The one Raft group's id in the engine.
 pub const GROUP: u64 = 1;
 const HARD_STATE_KEY: &[u8] = b"hard_state";
+/// The newest snapshot's metadata and name, as Raft's own message.
+const SNAPSHOT_KEY: &[u8] = b"snapshot";
+/// Index and term of the last entry that was compacted away, big-endian.
+const TRUNCATED_KEY: &[u8] = b"truncated";
 /// Bytes written with one sync at most.
 const MAX_SYNC_BYTES: usize = 8 * 1024 * 1024;
 
@@ -101,21 +105,25 @@ impl RaftLog {
             .get_message::<HardState>(GROUP, HARD_STATE_KEY)
             .map_err(|e| format!("reading the hard state: {e}"))?
             .unwrap_or_default();
-        let last = self.engine.last_index(GROUP).unwrap_or(0);
-        let term = if last == 0 {
-            0
-        } else {
-            self.engine
-                .get_entry::<Entries>(GROUP, last)
-                .map_err(|e| format!("reading entry {last}: {e}"))?
-                .map_or(0, |e| e.term)
+        let snapshot = self
+            .engine
+            .get_message::<Snapshot>(GROUP, SNAPSHOT_KEY)
+            .map_err(|e| format!("reading the snapshot's name: {e}"))?;
+        let truncated = self
+            .engine
+            .get(GROUP, TRUNCATED_KEY)
+            .map(|b| decode_truncated(&b))
+            .transpose()?
+            .unwrap_or_default();
+        let last = match self.engine.last_index(GROUP) {
+            Some(index) if index > truncated.index => {
+                let entry = self.engine.get_entry::<Entries>(GROUP, index);
+                let entry = entry.map_err(|e| format!("reading entry {index}: {e}"))?;
+                Truncated { index, term: entry.ok_or(format!("entry {index} is missing"))?.term }
+            }
+            _ => truncated,
         };
-        Ok(Recovered {
-            hard_state,
-            conf_state,
-            truncated: Truncated::default(),
-            last: Truncated { index: last, term },
-        })
+        Ok(Recovered { hard_state, conf_state, truncated, last, snapshot })
     }
 
     /// Entries from `from` on, at most `limit`, for people.
@@ -165,7 +173,7 @@ fn run_writer(
                 held = Some(write);
                 break;
             }
-            written.take(write, &mut batch);
+            written.take(write, &mut batch, engine);
             if batch.approximate_size() < MAX_SYNC_BYTES {
                 next = queue.try_recv().ok();
             }
@@ -177,6 +185,12 @@ fn run_writer(
                 // the disk holds is decided at the next start.
                 tracing::error!(error = %e, "the log can't be written; the process ends");
                 std::process::abort();
+            }
+            if written.compacted {
+                // Frees the files in which nothing is left; what stays is moved together.
+                if let Err(e) = engine.purge_expired_files() {
+                    tracing::warn!(error = %e, "old log files could not be purged; tried again at the next compaction");
+                }
             }
             if written.must_sync {
                 telemetry.log_sync(started.elapsed(), written.entries as u64);
@@ -198,34 +212,76 @@ struct Gathered {
     last_index: Option<u64>,
     then_send: Vec<raft::eraftpb::Message>,
     must_sync: bool,
+    compacted: bool,
+    replaced: bool,
 }
 
 impl Gathered {
-    /// A write that goes back behind an entry of this batch begins a batch of its own.
+    /// A write that goes back behind an entry of this batch, or that replaces the log, begins a
+    /// batch of its own.
     fn fits(&self, write: &LogWrite) -> bool {
+        let alone = self.replaced || write.install.is_some();
+        if alone && (self.entries > 0 || self.replaced || self.number > 0) {
+            return false;
+        }
         match (self.last_index, write.entries.first()) {
             (Some(last), Some(first)) => first.index == last + 1,
             _ => true,
         }
     }
 
-    fn take(&mut self, write: LogWrite, batch: &mut LogBatch) {
-        self.number = write.number;
+    fn take(&mut self, write: LogWrite, batch: &mut LogBatch, engine: &Engine) {
+        self.number = self.number.max(write.number);
         self.must_sync |= write.must_sync;
         self.entries += write.entries.len();
         if let Some(last) = write.entries.last() {
             self.last_index = Some(last.index);
         }
-        self.then_send.extend(write.then_send);
-        let added =
-            batch.add_entries::<Entries>(GROUP, &write.entries).and_then(|()| match &write.hard_state {
-                Some(state) => batch.put_message(GROUP, HARD_STATE_KEY.to_vec(), state),
-                None => Ok(()),
-            });
-        if let Err(e) = added {
+        if let Err(e) = self.encode(&write, batch, engine) {
             tracing::error!(error = %e, "entries can't be encoded for the log; the process ends");
             std::process::abort();
         }
+        self.then_send.extend(write.then_send);
+    }
+
+    fn encode(&mut self, write: &LogWrite, batch: &mut LogBatch, engine: &Engine) -> raft_engine::Result<()> {
+        if let Some(snapshot) = &write.install {
+            // Entries behind the snapshot belong to another history: all go.
+            self.replaced = true;
+            let metadata = snapshot.get_metadata();
+            let end = engine.last_index(GROUP).unwrap_or(0).max(metadata.index) + 1;
+            batch.add_command(GROUP, Command::Compact { index: end });
+            self.name(snapshot, Truncated { index: metadata.index, term: metadata.term }, batch)?;
+        }
+        batch.add_entries::<Entries>(GROUP, &write.entries)?;
+        if let Some(state) = &write.hard_state {
+            batch.put_message(GROUP, HARD_STATE_KEY.to_vec(), state)?;
+        }
+        if let Some((snapshot, truncated)) = &write.compact {
+            batch.add_command(GROUP, Command::Compact { index: truncated.index + 1 });
+            self.name(snapshot, *truncated, batch)?;
+        }
+        Ok(())
+    }
+
+    fn name(
+        &mut self,
+        snapshot: &Snapshot,
+        truncated: Truncated,
+        batch: &mut LogBatch,
+    ) -> raft_engine::Result<()> {
+        self.compacted = true;
+        batch.put_message(GROUP, SNAPSHOT_KEY.to_vec(), snapshot)?;
+        let bytes = [truncated.index.to_be_bytes(), truncated.term.to_be_bytes()].concat();
+        batch.put(GROUP, TRUNCATED_KEY.to_vec(), bytes)
+    }
+}
+
+fn decode_truncated(bytes: &[u8]) -> Result<Truncated, String> {
+    let word = |at: usize| bytes.get(at..at + 8)?.try_into().ok().map(u64::from_be_bytes);
+    match (bytes.len(), word(0), word(8)) {
+        (16, Some(index), Some(term)) => Ok(Truncated { index, term }),
+        _ => Err(format!("the mark of the log's beginning has {} bytes instead of 16", bytes.len())),
     }
 }
 

@@ -14,6 +14,7 @@ pub mod identity;
 pub mod log;
 pub mod log_end;
 pub mod routes;
+pub mod snapshots;
 pub mod transport;
 
 /// Why the node's own files can't be used.

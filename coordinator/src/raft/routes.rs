@@ -3,10 +3,11 @@
 use crate::node::Node;
 use crate::raft::founding::{FOUND_PATH, IDENTITY_PATH, IdentityCard};
 use crate::raft::identity::Founding;
+use crate::raft::snapshots::SNAPSHOT_PATH;
 use crate::raft::transport::CONNECT_PATH;
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::{Response, StatusCode, header};
 use axum::routing::{get, post};
 
@@ -16,6 +17,7 @@ pub fn router(node: Node) -> axum::Router {
         .route(IDENTITY_PATH, get(identity))
         .route(FOUND_PATH, post(found))
         .route(CONNECT_PATH, get(connect))
+        .route(SNAPSHOT_PATH, get(snapshot))
         .with_state(node)
 }
 
@@ -41,6 +43,17 @@ async fn connect(State(node): State<Node>, request: Request) -> Response<Body> {
     match node.transport() {
         Some(transport) => transport.accept(request),
         None => problem(api::ErrorCode::Unavailable, "Raft does not run on this node yet".into()),
+    }
+}
+
+async fn snapshot(State(node): State<Node>, Path(file): Path<String>) -> Response<Body> {
+    let missing = || problem(api::ErrorCode::UnknownEndpoint, format!("there is no snapshot `{file}` here"));
+    let Some(path) = node.snapshots().path(&file) else { return missing() };
+    match tokio::fs::File::open(&path).await {
+        Ok(opened) => {
+            Response::new(Body::from_stream(tokio_util::io::ReaderStream::with_capacity(opened, 1024 * 1024)))
+        }
+        Err(_) => missing(),
     }
 }
 

@@ -13,6 +13,7 @@
 
 use crate::raft::driver::{Inbox, Input};
 use crate::raft::identity::Member;
+use crate::raft::snapshots::{SnapshotName, Snapshots};
 use crate::telemetry::{Direction, Telemetry};
 use api::cluster::PeerStatus;
 use axum::body::Body;
@@ -21,11 +22,11 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use hyper_util::rt::TokioIo;
 use parking_lot::{Mutex, RwLock};
 use protobuf::Message as _;
-use raft::eraftpb::Message;
+use raft::eraftpb::{Message, MessageType};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
@@ -118,6 +119,10 @@ pub struct Transport {
     telemetry: Telemetry,
     end: CancellationToken,
     connect_timeout: Duration,
+    snapshots: Snapshots,
+    http: reqwest::Client,
+    /// True while a snapshot is fetched; one at a time.
+    fetching: Arc<AtomicBool>,
     /// Counts connections, so that their lines in the log can be told apart.
     connections: AtomicU64,
 }
@@ -131,6 +136,7 @@ impl Transport {
         inbox: Inbox,
         telemetry: Telemetry,
         connect_timeout: Duration,
+        snapshots: Snapshots,
         end: CancellationToken,
     ) -> Arc<Transport> {
         let mut queues = Vec::new();
@@ -154,6 +160,9 @@ impl Transport {
             telemetry,
             end,
             connect_timeout,
+            snapshots,
+            http: reqwest::Client::new(),
+            fetching: Arc::default(),
             connections: AtomicU64::new(0),
         });
         for (raft_id, peer, receiver) in queues {
@@ -331,7 +340,7 @@ impl Transport {
                         messages.len() as u64,
                         bytes as u64,
                     );
-                    self.inbox.peer(messages);
+                    self.take_messages(raft_id, messages);
                 }
                 KIND_PULSE => {
                     let (sent, pulse): (u64, Pulse) = postcard::from_bytes(&payload).map_err(invalid)?;
@@ -341,6 +350,36 @@ impl Transport {
                 }
                 other => return Err(invalid(format!("unknown frame kind {other}"))),
             }
+        }
+    }
+
+    /// Gives messages to the replica; a snapshot's file is fetched and verified first.
+    fn take_messages(&self, raft_id: u64, messages: Vec<Message>) {
+        let (snapshots, others): (Vec<_>, Vec<_>) =
+            messages.into_iter().partition(|m| m.get_msg_type() == MessageType::MsgSnapshot);
+        if !others.is_empty() {
+            self.inbox.peer(others);
+        }
+        for message in snapshots {
+            let Some(peer) = self.peers.get(&raft_id) else { continue };
+            let Ok(name) = serde_json::from_slice::<SnapshotName>(message.get_snapshot().get_data()) else {
+                tracing::warn!(peer = %peer.member.node_id, "a snapshot's name can't be read");
+                continue;
+            };
+            if self.fetching.swap(true, Ordering::AcqRel) {
+                continue;
+            }
+            let (inbox, snapshots, fetching) =
+                (self.inbox.clone(), self.snapshots.clone(), self.fetching.clone());
+            let (address, http) = (peer.address.clone(), self.http.clone());
+            tokio::spawn(async move {
+                match snapshots.fetch(&http, &address, &name).await {
+                    Ok(()) => inbox.peer(vec![message]),
+                    // The leader sends it again when it hears nothing.
+                    Err(error) => tracing::warn!(%error, "a snapshot could not be fetched"),
+                }
+                fetching.store(false, Ordering::Release);
+            });
         }
     }
 

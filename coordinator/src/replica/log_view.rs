@@ -55,6 +55,8 @@ pub struct Recovered {
     pub truncated: Truncated,
     /// Index and term of the last entry; equal to `truncated` for an empty log.
     pub last: Truncated,
+    /// The newest snapshot.
+    pub snapshot: Option<Snapshot>,
 }
 
 impl<O: OlderEntries> LogView<O> {
@@ -64,7 +66,7 @@ impl<O: OlderEntries> LogView<O> {
             hard_state: recovered.hard_state,
             conf_state: recovered.conf_state,
             truncated: recovered.truncated,
-            snapshot: None,
+            snapshot: recovered.snapshot,
             cache: VecDeque::new(),
             cache_bytes: 0,
             cache_limit_bytes,
@@ -110,6 +112,16 @@ impl<O: OlderEntries> LogView<O> {
     /// Takes the snapshot that may be sent to a peer which is too far behind.
     pub fn set_snapshot(&mut self, snapshot: Snapshot) {
         self.snapshot = Some(snapshot);
+    }
+
+    /// Index of that snapshot, 0 without one.
+    pub fn snapshot_index(&self) -> u64 {
+        self.snapshot.as_ref().map_or(0, |s| s.get_metadata().index)
+    }
+
+    /// Where the log begins.
+    pub fn truncated(&self) -> Truncated {
+        self.truncated
     }
 
     /// The log now begins behind `truncated`.

@@ -23,7 +23,7 @@ pub use log_view::{LogView, OlderEntries, Recovered, Truncated};
 
 use crate::command::{Batch, Stamp};
 use raft::eraftpb::{Entry, EntryType, HardState, Message, MessageType, Snapshot};
-use raft::{Config, RawNode, ReadOnlyOption, StateRole};
+use raft::{Config, RawNode, ReadOnlyOption, StateRole, Storage};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Names a proposal or read to whoever waits for it.
@@ -67,6 +67,10 @@ pub struct LogWrite {
     pub entries: Vec<Entry>,
     /// Messages that may leave once this, and all before it, is durable.
     pub then_send: Vec<Message>,
+    /// The whole log is replaced by this snapshot; entries begin behind it.
+    pub install: Option<Snapshot>,
+    /// Entries up to here may go, since this snapshot holds them.
+    pub compact: Option<(Snapshot, Truncated)>,
     /// False where losing it costs nothing (only the commit index moved).
     pub must_sync: bool,
 }
@@ -87,8 +91,9 @@ pub struct Turn {
     pub send: Vec<Message>,
     /// Make durable, then send.
     pub writes: Vec<LogWrite>,
-    /// A snapshot to install before anything else of this turn.
-    pub install: Option<Snapshot>,
+    /// A snapshot to replace the machine by, once the write of this number is durable and
+    /// before anything of this or a later turn is applied.
+    pub install: Option<(u64, Snapshot)>,
     /// Apply in this order.
     pub apply: Vec<Committed>,
     /// Reads that may be answered once this index is applied.
@@ -127,6 +132,8 @@ pub struct Standing {
     pub first: u64,
     /// Last index of the log.
     pub last: u64,
+    /// Index of the newest snapshot, 0 without one.
+    pub snapshot: u64,
 }
 
 struct PendingRead {
@@ -143,6 +150,8 @@ pub struct Replica<O: OlderEntries> {
     proposals: VecDeque<(u64, u64, Tag)>,
     /// Reads that wait for the next context.
     new_reads: Vec<Tag>,
+    /// Ticks since a snapshot was sent to a peer that has not answered.
+    snapshots_sent: BTreeMap<u64, u32>,
     /// Reads on their way, by context counter, with the age of each.
     reads: BTreeMap<u64, PendingRead>,
     next_read: u64,
@@ -170,6 +179,8 @@ struct Suspicion {
     floor: Option<Truncated>,
 }
 
+/// A peer that has not answered a snapshot after so many ticks is sent another.
+const SNAPSHOT_TICKS: u32 = 1_500;
 /// A read older than this many heartbeat intervals is asked again; contexts can get lost.
 const READ_REPEAT_HEARTBEATS: u32 = 3;
 /// A read that is asked for this many election time-outs is given up.
@@ -224,6 +235,7 @@ impl<O: OlderEntries> Replica<O> {
             applied: config.applied,
             proposals: VecDeque::new(),
             new_reads: Vec::new(),
+            snapshots_sent: BTreeMap::new(),
             reads: BTreeMap::new(),
             next_read: 0,
             last_log_ms,
@@ -273,6 +285,7 @@ impl<O: OlderEntries> Replica<O> {
             self.elections += 1;
         }
         self.age_reads();
+        self.age_snapshots();
     }
 
     /// Starts an election at once; a cluster of one need not wait.
@@ -365,6 +378,50 @@ impl<O: OlderEntries> Replica<O> {
             self.raw.advance_apply_to(index);
         }
         self.raw.mut_store().trim(index);
+    }
+
+    /// A snapshot of the machine is on disk. Gives the compaction to write: entries up to
+    /// `upto` go, unless they are gone already.
+    pub fn on_snapshot(&mut self, snapshot: Snapshot, upto: u64) -> Option<LogWrite> {
+        let view = self.raw.mut_store();
+        let newest = view.snapshot_index();
+        let index = snapshot.get_metadata().index;
+        if index <= newest || index > self.applied {
+            return None;
+        }
+        let upto = upto.min(index);
+        let truncated = match view.term(upto) {
+            Ok(term) if upto >= view.bounds().0 => Truncated { index: upto, term },
+            _ => view.truncated(),
+        };
+        view.set_snapshot(snapshot.clone());
+        view.compact(truncated);
+        Some(LogWrite { compact: Some((snapshot, truncated)), must_sync: true, ..Default::default() })
+    }
+
+    /// A peer that was sent a snapshot and says nothing for long gets another.
+    fn age_snapshots(&mut self) {
+        if self.raw.raft.state != StateRole::Leader {
+            self.snapshots_sent.clear();
+            return;
+        }
+        let pending: Vec<u64> = self
+            .raw
+            .raft
+            .prs()
+            .iter()
+            .filter(|(_, p)| p.state == raft::ProgressState::Snapshot)
+            .map(|(id, _)| *id)
+            .collect();
+        self.snapshots_sent.retain(|id, _| pending.contains(id));
+        for id in pending {
+            let age = self.snapshots_sent.entry(id).or_insert(0);
+            *age += 1;
+            if *age > SNAPSHOT_TICKS {
+                *age = 0;
+                self.raw.report_snapshot(id, raft::SnapshotStatus::Failure);
+            }
+        }
     }
 
     /// A message to this member could not be sent.
@@ -472,12 +529,18 @@ impl<O: OlderEntries> Replica<O> {
             commit: raft.raft_log.committed,
             first,
             last: raft.raft_log.last_index(),
+            snapshot: self.raw.store().snapshot_index(),
         }
     }
 
     /// Index and term of the log's durable end, for handshakes and comparison.
     pub fn log_end(&self) -> Truncated {
         self.raw.store().last()
+    }
+
+    /// The voters and learners.
+    pub fn conf_state(&self) -> raft::eraftpb::ConfState {
+        self.raw.store().conf_state().clone()
     }
 
     /// Elections this replica started.
@@ -512,7 +575,7 @@ impl<O: OlderEntries> Replica<O> {
             }
         }
         if !ready.snapshot().is_empty() {
-            turn.install = Some(ready.snapshot().clone());
+            turn.install = Some((ready.number(), ready.snapshot().clone()));
             self.raw.mut_store().install(ready.snapshot());
         }
         let entries = ready.take_entries();
@@ -521,6 +584,7 @@ impl<O: OlderEntries> Replica<O> {
             hard_state: ready.hs().cloned(),
             then_send: ready.take_persisted_messages(),
             must_sync: ready.must_sync(),
+            install: turn.install.as_ref().filter(|(n, _)| *n == ready.number()).map(|(_, s)| s.clone()),
             ..Default::default()
         };
         if let Some(hard_state) = &write.hard_state {
@@ -539,7 +603,10 @@ impl<O: OlderEntries> Replica<O> {
         self.raw.advance_append_async(ready);
         let last = write.entries.last().map_or(0, |e| e.index);
         self.unsynced.push_back((write.number, last));
-        let nothing = write.entries.is_empty() && write.hard_state.is_none() && write.then_send.is_empty();
+        let nothing = write.entries.is_empty()
+            && write.hard_state.is_none()
+            && write.then_send.is_empty()
+            && write.install.is_none();
         if nothing && self.unsynced.len() == 1 {
             self.on_durable(write.number);
         } else {
