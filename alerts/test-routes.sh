@@ -9,7 +9,7 @@ failed=0
 expect() { # RECEIVERS LABEL=VALUE...
     local receivers=$1
     shift
-    if amtool config routes test --config.file=alertmanager.yml --verify.receivers="$receivers" "$@" >/dev/null; then
+    if amtool config routes test --config.file=alertmanager.yml --verify.receivers="$receivers" "$@" >/dev/null 2>&1; then
         echo "ok: $* -> $receivers"
     else
         echo "FAILED: $* should go to $receivers, goes to: $(amtool config routes test --config.file=alertmanager.yml "$@")"
