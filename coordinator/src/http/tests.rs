@@ -45,8 +45,8 @@ impl Live {
         let telemetry = Telemetry::new("n1").unwrap();
         let sampler = Sampler::start(node.clone(), folder.path().to_owned()).unwrap();
         let running = dispatch.spawn();
-        let app =
-            App::new(node, Arc::new(store), dispatch, telemetry, LogRing::default(), sampler, config).unwrap();
+        let app = App::new(node, Arc::new(store), dispatch, telemetry, LogRing::default(), sampler, config)
+            .unwrap();
         Live { router: router(app.clone()), app, dispatch: running, _folder: folder }
     }
 
@@ -156,7 +156,8 @@ fn report(token: u64, worker: &str) -> Value {
 async fn a_task_goes_from_submission_to_result() {
     let live = Live::leading().await;
     live.register("w1", 2).await;
-    let submitted = live.post("/api/tasks", json!({"task_id": "a/b::c", "type": "noop", "priority": 7})).await;
+    let submitted =
+        live.post("/api/tasks", json!({"task_id": "a/b::c", "type": "noop", "priority": 7})).await;
     assert_eq!(submitted.status, 201);
     assert_eq!(submitted.headers[api::SERVED_BY], "127.0.0.1:8080");
     assert_eq!(live.state("a%2Fb::c").await, "pending");
@@ -175,7 +176,11 @@ async fn a_task_goes_from_submission_to_result() {
     let done = live.post("/api/tasks/a%2Fb::c/result", report(token, "w1")).await;
     assert_eq!((done.status.as_u16(), &done.body["state"]), (200, &json!("completed")));
     let again = live.post("/api/tasks/a%2Fb::c/result", report(token, "w1")).await;
-    assert_eq!((again.status.as_u16(), &again.body["state"]), (200, &json!("completed")), "a result is idempotent");
+    assert_eq!(
+        (again.status.as_u16(), &again.body["state"]),
+        (200, &json!("completed")),
+        "a result is idempotent"
+    );
 
     let record = live.get("/api/tasks/a%2Fb::c").await.body;
     assert_eq!(record["attempts"][0]["outcome"], "completed");
@@ -264,12 +269,18 @@ async fn submissions_are_idempotent_by_id_and_checked_as_a_whole() {
     assert_eq!(fresh.body["task_id"].as_str().map(str::len), Some(26), "a ULID");
 
     let batch = live
-        .post("/api/tasks/batch", json!({"tasks": [{"task_id": "b", "type": "noop"}, {"task_id": "a", "type": "noop"}]}))
+        .post(
+            "/api/tasks/batch",
+            json!({"tasks": [{"task_id": "b", "type": "noop"}, {"task_id": "a", "type": "noop"}]}),
+        )
         .await;
     assert_eq!((batch.status.as_u16(), &batch.body["accepted"]), (201, &json!(1)));
     assert_eq!(batch.body["task_ids"], json!(["b", "a"]));
     let bad = live
-        .post("/api/tasks/batch", json!({"tasks": [{"task_id": "c", "type": "noop"}, {"type": "noop", "priority": 10}]}))
+        .post(
+            "/api/tasks/batch",
+            json!({"tasks": [{"task_id": "c", "type": "noop"}, {"type": "noop", "priority": 10}]}),
+        )
         .await;
     assert_eq!(bad.status, 422);
     assert!(bad.body["detail"].as_str().unwrap().contains("`tasks[1].priority`"), "{}", bad.body);
@@ -301,7 +312,9 @@ async fn maintenance_refuses_new_tasks_and_assigns_none() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lease_is_fenced() {
     let live = Live::leading().await;
-    let take = |holder: &'static str, ttl_ms: u64| live.post("/api/leases/recovery", json!({"holder": holder, "ttl_ms": ttl_ms}));
+    let take = |holder: &'static str, ttl_ms: u64| {
+        live.post("/api/leases/recovery", json!({"holder": holder, "ttl_ms": ttl_ms}))
+    };
     let first = take("a", 60_000).await.body;
     assert_eq!(take("a", 60_000).await.body["epoch"], first["epoch"], "a renewal keeps its epoch");
     let held = take("b", 60_000).await;
@@ -324,7 +337,10 @@ async fn every_health_endpoint_is_served() {
     assert_eq!((&status["role"], &status["current_leader"]), (&json!("leader"), &json!("n1")));
     assert_eq!(status["leader_address"], "127.0.0.1:8080");
     let report: api::cluster::Report = serde_json::from_value(live.get("/api/report").await.body).unwrap();
-    assert!(report.config_differs.is_empty() && report.db.healthy && report.resources.threads > 3, "{report:?}");
+    assert!(
+        report.config_differs.is_empty() && report.db.healthy && report.resources.threads > 3,
+        "{report:?}"
+    );
 
     let checksum = live.get("/api/health/state_checksum").await.body;
     let at = checksum["applied_index"].as_u64().unwrap();
@@ -376,7 +392,12 @@ async fn bad_requests_are_named() {
         (live.get("/api/nowhere").await, 404, "unknown_endpoint", "/api/nowhere"),
         (live.get("/api/tasks/batch/deeper").await, 404, "unknown_endpoint", ""),
         (live.act("/api/status").await, 405, "method_not_allowed", "/api/status"),
-        (live.post_text("/api/tasks", json, "{\"type\": }").await, 400, "malformed_json", "line 1, column 10"),
+        (
+            live.post_text("/api/tasks", json, "{\"type\": }").await,
+            400,
+            "malformed_json",
+            "line 1, column 10",
+        ),
         (live.post_text("/api/tasks", json, "").await, 400, "malformed_json", "empty"),
         (live.post_text("/api/tasks", json, r#"{"type": 5}"#).await, 422, "validation", "`type`"),
         (live.post_text("/api/tasks", json, r#"{"typ": "x"}"#).await, 422, "validation", "typ"),
@@ -387,7 +408,12 @@ async fn bad_requests_are_named() {
             "unsupported_media_type",
             "",
         ),
-        (live.post_text("/api/tasks", json, &" ".repeat(extract::MAX_BODY_BYTES + 1)).await, 413, "body_too_large", ""),
+        (
+            live.post_text("/api/tasks", json, &" ".repeat(extract::MAX_BODY_BYTES + 1)).await,
+            413,
+            "body_too_large",
+            "",
+        ),
         (live.get("/api/tasks?limit=0").await, 422, "validation", "limit"),
         (live.get("/api/tasks?limit=many").await, 422, "validation", "limit"),
         (live.get("/api/tasks?state=pending").await, 422, "validation", "state"),
@@ -406,6 +432,17 @@ async fn bad_requests_are_named() {
         let said = answer.body["detail"].as_str().unwrap();
         assert!(said.contains(detail), "`{detail}` is not in `{said}`");
     }
+    live.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_method_is_told_the_right_ones() {
+    let live = Live::idle();
+    let allowed = |answer: Answer| answer.headers[header::ALLOW].to_str().unwrap().to_owned();
+    assert_eq!(allowed(live.act("/api/status").await), "GET,HEAD");
+    let put = axum::http::Request::put("/api/tasks").body(Body::empty()).unwrap();
+    let named = allowed(live.send(put).await);
+    assert!(named.contains("GET") && named.contains("POST"), "{named}");
     live.end().await;
 }
 
@@ -472,7 +509,14 @@ async fn every_declared_metric_of_the_node_is_scraped() {
         assert!(text.contains(expected), "`{expected}` is missing in:\n{text}");
     }
     // What a lone node that has finished nothing can't have.
-    let not_here = ["holdfast_peer_", "holdfast_monitor_", "holdfast_recovery_", "holdfast_task_", "holdfast_store_batch", "holdfast_store_write"];
+    let not_here = [
+        "holdfast_peer_",
+        "holdfast_monitor_",
+        "holdfast_recovery_",
+        "holdfast_task_",
+        "holdfast_store_batch",
+        "holdfast_store_write",
+    ];
     for metric in api::metrics::ALL {
         let name = metric.prometheus_name();
         if !not_here.iter().any(|prefix| name.starts_with(prefix)) {
