@@ -59,6 +59,10 @@ pub enum ErrorCode {
     NotImplemented,
     /// A fault of ours. 500.
     Internal,
+    /// The credentials are missing or wrong. 401.
+    Unauthorized,
+    /// No open fault or audit record has this id. 404.
+    UnknownFault,
 }
 
 impl ErrorCode {
@@ -67,8 +71,9 @@ impl ErrorCode {
         use ErrorCode::*;
         match self {
             MalformedJson => 400,
+            Unauthorized => 401,
             ForbiddenOrigin => 403,
-            UnknownEndpoint | UnknownTask | UnknownWorker | UnknownMember => 404,
+            UnknownEndpoint | UnknownTask | UnknownWorker | UnknownMember | UnknownFault => 404,
             MethodNotAllowed => 405,
             TaskIdTaken | StaleToken | InvalidState | LeaseHeld | StaleEpoch => 409,
             RequestTimeout => 408,
@@ -116,6 +121,8 @@ impl ErrorCode {
             RequestTimeout => "The request did not arrive in time",
             NotImplemented => "Not available in this version",
             Internal => "Internal error",
+            Unauthorized => "The credentials are missing or wrong",
+            UnknownFault => "No such fault",
         }
     }
 }

@@ -266,7 +266,9 @@ impl Batch {
     /// The time of an entry, without decoding its commands.
     pub fn stamp(data: &[u8]) -> Option<Stamp> {
         let (version, rest) = data.split_first()?;
-        (*version == BATCH_VERSION).then(|| postcard::take_from_bytes::<Stamp>(rest).ok())?.map(|(stamp, _)| stamp)
+        (*version == BATCH_VERSION)
+            .then(|| postcard::take_from_bytes::<Stamp>(rest).ok())?
+            .map(|(stamp, _)| stamp)
     }
 
     /// Reads an entry's data.

@@ -1,5 +1,6 @@
 //! The coordinator: a Raft cluster that holds the tasks and workers of a testing framework.
 
+pub mod cli;
 pub mod command;
 pub mod config;
 pub mod dispatch;
@@ -10,5 +11,7 @@ pub mod node;
 pub mod raft;
 pub mod replica;
 pub mod scheduler;
+pub mod server;
 pub mod store;
 pub mod telemetry;
+pub mod worker;

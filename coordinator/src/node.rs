@@ -170,7 +170,12 @@ impl Node {
 
     /// Founds or finds the cluster, then starts Raft. Returns when Raft runs, or with the reason
     /// why it can't; the node stays up in role failed then.
-    pub async fn start(&self, config: &Config, effects: EffectSink, telemetry: Telemetry) -> Result<(), String> {
+    pub async fn start(
+        &self,
+        config: &Config,
+        effects: EffectSink,
+        telemetry: Telemetry,
+    ) -> Result<(), String> {
         let folder = config.data_dir.join("raft");
         let checked = tokio::task::spawn_blocking({
             let (folder, quarantine) = (folder.clone(), config.data_dir.join("quarantine"));
@@ -235,6 +240,7 @@ impl Node {
             cache_limit_bytes: LOG_CACHE_BYTES,
             max_uncommitted_bytes: UNCOMMITTED_BYTES,
             suspect,
+            seed: card.boot_nonce,
         };
         let replica = Replica::new(replica_config, recovered, log.clone())?;
         let (inbox, outbox) = inbox();
@@ -384,7 +390,8 @@ impl Node {
 
     /// Address (`host:port`) of a member: this node's config comes before what was founded.
     pub fn address_of(&self, node_id: &str) -> Option<String> {
-        let configured = self.shared.addresses.read().iter().find(|(id, _)| id == node_id).map(|(_, a)| a.clone());
+        let configured =
+            self.shared.addresses.read().iter().find(|(id, _)| id == node_id).map(|(_, a)| a.clone());
         configured.or_else(|| {
             let founding = self.shared.founding.read();
             founding.as_ref()?.members.iter().find(|m| m.node_id == node_id).map(|m| m.address.clone())
@@ -405,7 +412,8 @@ impl Node {
 
     /// Progress of the threads.
     pub fn progress(&self) -> Progress {
-        let busy_ms = |since: &Mutex<Option<Instant>>| since.lock().map_or(0, |at| at.elapsed().as_millis() as u64);
+        let busy_ms =
+            |since: &Mutex<Option<Instant>>| since.lock().map_or(0, |at| at.elapsed().as_millis() as u64);
         Progress {
             raft_turns: self.shared.turns.load(Ordering::Relaxed),
             log_syncs: self.shared.writer.syncs.load(Ordering::Relaxed),
@@ -456,7 +464,11 @@ impl Node {
     }
 
     /// Entries from `from` on as the log holds them (index, term, kind, data), at most `limit`.
-    pub fn log_entries(&self, from: u64, limit: usize) -> Result<Vec<(u64, u64, &'static str, Vec<u8>)>, String> {
+    pub fn log_entries(
+        &self,
+        from: u64,
+        limit: usize,
+    ) -> Result<Vec<(u64, u64, &'static str, Vec<u8>)>, String> {
         let log = self.shared.running.read().as_ref().map(|r| r.log.clone()).ok_or("the log is not open")?;
         let entries = log.page(from, limit)?;
         Ok(entries
@@ -567,13 +579,19 @@ impl Publisher {
             StateRole::Follower => Role::Follower,
             StateRole::Candidate | StateRole::PreCandidate => Role::Candidate,
         };
-        let leader = self.raft_ids.iter().find(|(id, _)| *id == standing.leader).map(|(_, name)| name.clone());
+        let leader =
+            self.raft_ids.iter().find(|(id, _)| *id == standing.leader).map(|(_, name)| name.clone());
         if changed_leader && self.log_events {
-            tracing::info!(leader = leader.as_deref().unwrap_or("none"), term = standing.term, "leader changed");
+            tracing::info!(
+                leader = leader.as_deref().unwrap_or("none"),
+                term = standing.term,
+                "leader changed"
+            );
         }
         self.view.send_if_modified(|view| {
             let detail = standing.suspect.then(|| {
-                "the log lost its last record in a crash; the node votes again once it has caught up".to_owned()
+                "the log lost its last record in a crash; the node votes again once it has caught up"
+                    .to_owned()
             });
             let told = (&view.role, &view.leader, view.term, view.leader_ready)
                 != (&role, &leader, standing.term, standing.leader_ready);

@@ -71,13 +71,15 @@ impl Machine {
         }
     }
 
-    /// True where an `Evict` with this time would find something to do.
+    /// True where an `Evict` with this time would find something to do. Also lost workers that
+    /// changed before it count: in an idle cluster the log's own time stands still.
     pub fn evictable(&self, before_log_ms: u64, max_in_memory: usize) -> bool {
         let old = self.tasks.first_finished().is_some_and(|(ended, _)| ended < before_log_ms);
         let surplus = self.tasks.finished_len() > self.limits.finished_tasks.max(max_in_memory as u64);
         let lost = self.workers.values().any(|w| {
             w.standing == Standing::Lost
-                && w.changed_log_ms.saturating_add(self.limits.lost_worker_ms) <= self.log_ms
+                && (w.changed_log_ms < before_log_ms
+                    || w.changed_log_ms.saturating_add(self.limits.lost_worker_ms) <= self.log_ms)
         });
         old || surplus || lost
     }

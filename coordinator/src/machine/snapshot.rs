@@ -28,6 +28,7 @@ pub const SNAPSHOT_VERSION: u16 = 1;
 const HEAD_BYTES: usize = 8 + 2 + 8 + 16;
 /// Counters stay below this, so that they can't overflow in the life of a cluster.
 const COUNTER_BOUND: u64 = 1 << 62;
+const ATTEMPT_BOUND: u32 = 1 << 31;
 
 /// Why bytes make no machine.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -285,6 +286,8 @@ impl TaskBody {
             "an attempt before the last one has no outcome"
         } else if counted != self.attempt || !rising {
             "its attempts are out of order"
+        } else if self.attempt >= ATTEMPT_BOUND {
+            "it has more attempts than a task can have"
         } else if self.budget_base > self.attempt {
             "its retry budget begins after its last attempt"
         } else if self.attempts.iter().any(|a| a.token == 0 || a.token > body.last_token) {
@@ -309,7 +312,7 @@ impl Body {
     fn into_machine(self) -> Result<Machine, String> {
         let bounds =
             Bounds { last_seq: self.last_seq, last_token: self.last_token, demands: self.demands.len() };
-        if self.last_seq >= COUNTER_BOUND || self.last_token >= COUNTER_BOUND {
+        if self.last_seq.max(self.last_token).max(self.applied_index) >= COUNTER_BOUND {
             return Err("a counter is beyond its bound".into());
         }
         if self.evicted.tasks >= COUNTER_BOUND || self.limits.checkpoint_interval == 0 {

@@ -91,7 +91,12 @@ impl Applier {
             for item in batch {
                 index = item.entry.index;
                 let replies = self.apply_entry(&mut machine, &item.entry)?;
-                answers.extend(item.waiters.into_iter().zip(replies).map(|(waiter, reply)| (waiter, Applied { index, reply })));
+                answers.extend(
+                    item.waiters
+                        .into_iter()
+                        .zip(replies)
+                        .map(|(waiter, reply)| (waiter, Applied { index, reply })),
+                );
             }
         }
         self.progress.entries.fetch_add(count as u64, Ordering::Relaxed);
@@ -105,12 +110,18 @@ impl Applier {
         Ok(())
     }
 
-    fn apply_entry(&self, machine: &mut Machine, entry: &Entry) -> Result<Vec<crate::command::Reply>, String> {
+    fn apply_entry(
+        &self,
+        machine: &mut Machine,
+        entry: &Entry,
+    ) -> Result<Vec<crate::command::Reply>, String> {
         let (index, term) = (entry.index, entry.term);
         let mut effects = Vec::new();
         let mut replies = Vec::new();
         if entry.get_entry_type() != EntryType::EntryNormal {
-            return Err(format!("entry {index} changes the membership, which this version does not do: update the program"));
+            return Err(format!(
+                "entry {index} changes the membership, which this version does not do: update the program"
+            ));
         }
         if !entry.data.is_empty() {
             let batch = Batch::decode(&entry.data).map_err(|e| format!("entry {index}: {e}"))?;

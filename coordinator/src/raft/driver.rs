@@ -247,6 +247,9 @@ impl<O: OlderEntries> Driver<O> {
                 if pulse.leads {
                     self.replica.meet_leader(raft_id, pulse.term, pulse.last_index);
                 }
+                if pulse.suspect {
+                    self.replica.meet_suspect(raft_id, pulse.last_index);
+                }
                 waiting.ends.insert(raft_id, pulse);
                 self.compare_ends(waiting);
             }

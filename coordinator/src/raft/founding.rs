@@ -166,7 +166,9 @@ impl Founder {
                     address: self.address.clone(),
                 };
                 let founding = Founding { cluster_id: random_hex()?, members: vec![member] };
-                identity.accept(&founding).map_err(|why| crate::raft::DataError::Damaged { path: config_path(), why })?;
+                identity
+                    .accept(&founding)
+                    .map_err(|why| crate::raft::DataError::Damaged { path: config_path(), why })?;
                 founding
             }
         };
@@ -202,16 +204,26 @@ impl Founder {
             }
         }
         if node_ids.first() != Some(&own.node_id) {
-            return Err(wait(format!("waiting for node {} to found the cluster", node_ids.first().cloned().unwrap_or_default())));
+            return Err(wait(format!(
+                "waiting for node {} to found the cluster",
+                node_ids.first().cloned().unwrap_or_default()
+            )));
         }
         if let Some((address, card)) = cards.values().find(|(_, c)| c.node_ids.is_empty()) {
-            return Err(wait(format!("waiting until node {} at {address} has reached its peers", card.node_id)));
+            return Err(wait(format!(
+                "waiting until node {} at {address} has reached its peers",
+                card.node_id
+            )));
         }
         let mut members: Vec<Member> = cards
             .values()
             .map(|(_, c)| c)
             .chain([&own])
-            .map(|c| Member { node_id: c.node_id.clone(), incarnation: c.incarnation.clone(), address: c.address.clone() })
+            .map(|c| Member {
+                node_id: c.node_id.clone(),
+                incarnation: c.incarnation.clone(),
+                address: c.address.clone(),
+            })
             .collect();
         members.sort_by(|a, b| a.node_id.cmp(&b.node_id));
         let cluster_id = random_hex().map_err(|e| wait(e.to_string()))?;
@@ -238,7 +250,10 @@ impl Founder {
         }
         for member in founding.members.iter().filter(|m| m.node_id != own.node_id) {
             let Some((address, card)) = cards.get(&member.node_id) else {
-                return Err(wait(format!("waiting for node {} to accept the founding of the cluster", member.node_id)));
+                return Err(wait(format!(
+                    "waiting for node {} to accept the founding of the cluster",
+                    member.node_id
+                )));
             };
             if same(card) {
                 continue;
@@ -246,10 +261,15 @@ impl Founder {
             let answer = http.post(format!("http://{address}{FOUND_PATH}")).json(founding).send().await;
             let refused = match answer {
                 Ok(answer) if answer.status().is_success() => continue,
-                Ok(answer) => answer.json::<api::Problem>().await.map_or_else(|e| e.to_string(), |p| p.detail),
+                Ok(answer) => {
+                    answer.json::<api::Problem>().await.map_or_else(|e| e.to_string(), |p| p.detail)
+                }
                 Err(e) => api::client::error_chain(&e),
             };
-            return Err(wait(format!("node {} did not accept the founding of the cluster: {refused}", member.node_id)));
+            return Err(wait(format!(
+                "node {} did not accept the founding of the cluster: {refused}",
+                member.node_id
+            )));
         }
         Ok(founding.clone())
     }
@@ -300,12 +320,18 @@ async fn ask_all(
         if let Some(expected) = &peer.id
             && *expected != card.node_id
         {
-            return Err(wait(format!("the peer at {address} is node `{}`, the config calls it `{expected}`", card.node_id)));
+            return Err(wait(format!(
+                "the peer at {address} is node `{}`, the config calls it `{expected}`",
+                card.node_id
+            )));
         }
         if let Some((other, had)) = cards.get(&card.node_id) as Option<&(String, IdentityCard)>
             && had.boot_nonce != card.boot_nonce
         {
-            return Err(wait(format!("the peers at {other} and {address} both call themselves node `{}`", card.node_id)));
+            return Err(wait(format!(
+                "the peers at {other} and {address} both call themselves node `{}`",
+                card.node_id
+            )));
         }
         cards.insert(card.node_id.clone(), (address, card));
     }

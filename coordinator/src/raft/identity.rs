@@ -99,7 +99,11 @@ impl Identity {
             Err(source) => return Err(directory(source)),
         };
         if stored.node_id != node_id {
-            return Err(DataError::Foreign { path: folder.into(), owner: stored.node_id, node_id: node_id.into() });
+            return Err(DataError::Foreign {
+                path: folder.into(),
+                owner: stored.node_id,
+                node_id: node_id.into(),
+            });
         }
         stored.boot_counter += 1;
         let boot_nonce = u64::from_str_radix(&random_hex()?[..16], 16).unwrap_or(1).max(1);
@@ -172,7 +176,10 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Stored, DataError> {
     let damaged = |why: String| DataError::Damaged { path: path.into(), why };
     let stored: Stored = serde_json::from_slice(bytes).map_err(|e| damaged(format!("can't be read: {e}")))?;
     if stored.version != 1 {
-        return Err(damaged(format!("has version {}, this program knows 1: update the program", stored.version)));
+        return Err(damaged(format!(
+            "has version {}, this program knows 1: update the program",
+            stored.version
+        )));
     }
     Ok(stored)
 }

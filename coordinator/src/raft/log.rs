@@ -110,7 +110,12 @@ impl RaftLog {
                 .map_err(|e| format!("reading entry {last}: {e}"))?
                 .map_or(0, |e| e.term)
         };
-        Ok(Recovered { hard_state, conf_state, truncated: Truncated::default(), last: Truncated { index: last, term } })
+        Ok(Recovered {
+            hard_state,
+            conf_state,
+            truncated: Truncated::default(),
+            last: Truncated { index: last, term },
+        })
     }
 
     /// Entries from `from` on, at most `limit`, for people.
@@ -212,10 +217,11 @@ impl Gathered {
             self.last_index = Some(last.index);
         }
         self.then_send.extend(write.then_send);
-        let added = batch.add_entries::<Entries>(GROUP, &write.entries).and_then(|()| match &write.hard_state {
-            Some(state) => batch.put_message(GROUP, HARD_STATE_KEY.to_vec(), state),
-            None => Ok(()),
-        });
+        let added =
+            batch.add_entries::<Entries>(GROUP, &write.entries).and_then(|()| match &write.hard_state {
+                Some(state) => batch.put_message(GROUP, HARD_STATE_KEY.to_vec(), state),
+                None => Ok(()),
+            });
         if let Err(e) = added {
             tracing::error!(error = %e, "entries can't be encoded for the log; the process ends");
             std::process::abort();

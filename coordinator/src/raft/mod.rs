@@ -13,13 +13,16 @@ pub mod founding;
 pub mod identity;
 pub mod log;
 pub mod log_end;
+pub mod routes;
 pub mod transport;
 
 /// Why the node's own files can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     /// The directory can't be created or written.
-    #[error("data directory {path}: {source}; check that it exists on a mounted disk and that this user may write to it")]
+    #[error(
+        "data directory {path}: {source}; check that it exists on a mounted disk and that this user may write to it"
+    )]
     Directory {
         /// The directory.
         path: std::path::PathBuf,
@@ -27,7 +30,9 @@ pub enum DataError {
         source: std::io::Error,
     },
     /// Another process uses it.
-    #[error("data directory {path}: in use by process {pid}; stop that one first, or give this node a directory of its own")]
+    #[error(
+        "data directory {path}: in use by process {pid}; stop that one first, or give this node a directory of its own"
+    )]
     InUse {
         /// The directory.
         path: std::path::PathBuf,
@@ -35,7 +40,9 @@ pub enum DataError {
         pid: String,
     },
     /// It belongs to another node.
-    #[error("data directory {path}: belongs to node `{owner}`, this node is `{node_id}`; check data_dir and node_id")]
+    #[error(
+        "data directory {path}: belongs to node `{owner}`, this node is `{node_id}`; check data_dir and node_id"
+    )]
     Foreign {
         /// The directory.
         path: std::path::PathBuf,

@@ -137,8 +137,12 @@ impl Transport {
         let mut peers = HashMap::new();
         for member in members.iter().filter(|m| **m != own.member) {
             let (queue, receiver) = mpsc::channel(QUEUE);
-            let peer =
-                Arc::new(Peer { member: member.clone(), address: address_of(member), queue, state: Mutex::default() });
+            let peer = Arc::new(Peer {
+                member: member.clone(),
+                address: address_of(member),
+                queue,
+                state: Mutex::default(),
+            });
             peers.insert(member.raft_id(), peer.clone());
             queues.push((member.raft_id(), peer, receiver));
         }
@@ -224,7 +228,8 @@ impl Transport {
     /// Checks who is at the other end; gives its Raft id.
     fn admit(&self, headers: &HeaderMap) -> Result<(u64, Handshake), String> {
         let text = headers.get(HANDSHAKE).and_then(|v| v.to_str().ok()).ok_or("no handshake")?;
-        let hello: Handshake = serde_json::from_str(text).map_err(|e| format!("the handshake can't be read: {e}"))?;
+        let hello: Handshake =
+            serde_json::from_str(text).map_err(|e| format!("the handshake can't be read: {e}"))?;
         if hello.cluster_id != self.own.cluster_id {
             return Err(format!(
                 "node {} belongs to cluster {}, this is a node of cluster {}",
@@ -233,7 +238,10 @@ impl Transport {
         }
         let raft_id = crate::raft::identity::raft_id(&hello.node_id, &hello.incarnation);
         let Some(peer) = self.peers.get(&raft_id) else {
-            return Err(format!("node {} with incarnation {} is no member of this cluster", hello.node_id, hello.incarnation));
+            return Err(format!(
+                "node {} with incarnation {} is no member of this cluster",
+                hello.node_id, hello.incarnation
+            ));
         };
         let boot = (hello.boot_counter, hello.boot_nonce);
         let mut state = peer.state.lock();
@@ -261,7 +269,10 @@ impl Transport {
         };
         let asks = request.headers().get(header::UPGRADE).is_some_and(|v| v == PROTOCOL);
         if !asks {
-            return refuse(StatusCode::UPGRADE_REQUIRED, format!("this path takes only the upgrade to {PROTOCOL}"));
+            return refuse(
+                StatusCode::UPGRADE_REQUIRED,
+                format!("this path takes only the upgrade to {PROTOCOL}"),
+            );
         }
         let (raft_id, hello) = match self.admit(request.headers()) {
             Ok(found) => found,
@@ -314,7 +325,12 @@ impl Transport {
                 KIND_MESSAGES => {
                     let bytes = payload.len();
                     let messages = unpack(payload, raft_id)?;
-                    self.telemetry.peer_message(node_id, Direction::Received, messages.len() as u64, bytes as u64);
+                    self.telemetry.peer_message(
+                        node_id,
+                        Direction::Received,
+                        messages.len() as u64,
+                        bytes as u64,
+                    );
                     self.inbox.peer(messages);
                 }
                 KIND_PULSE => {
@@ -329,7 +345,12 @@ impl Transport {
     }
 
     /// Keeps one connection to a peer, for as long as the node runs.
-    async fn keep_connected(self: Arc<Self>, raft_id: u64, peer: Arc<Peer>, mut queue: mpsc::Receiver<Message>) {
+    async fn keep_connected(
+        self: Arc<Self>,
+        raft_id: u64,
+        peer: Arc<Peer>,
+        mut queue: mpsc::Receiver<Message>,
+    ) {
         let mut pause = Duration::from_millis(20);
         loop {
             let attempt = async {
@@ -376,11 +397,15 @@ impl Transport {
         let response = sender.send_request(request).await.map_err(std::io::Error::other)?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             let status = response.status();
-            let body = http_body_util::BodyExt::collect(http_body_util::Limited::new(response.into_body(), 64 * 1024))
-                .await
-                .map(|b| b.to_bytes())
-                .unwrap_or_default();
-            let why = serde_json::from_slice::<api::Problem>(&body).map_or_else(|_| status.to_string(), |p| p.detail);
+            let body = http_body_util::BodyExt::collect(http_body_util::Limited::new(
+                response.into_body(),
+                64 * 1024,
+            ))
+            .await
+            .map(|b| b.to_bytes())
+            .unwrap_or_default();
+            let why = serde_json::from_slice::<api::Problem>(&body)
+                .map_or_else(|_| status.to_string(), |p| p.detail);
             return Err(std::io::Error::other(format!("refused: {why}")));
         }
         let (raft_id, hello) = self.admit(response.headers()).map_err(std::io::Error::other)?;
@@ -441,10 +466,7 @@ impl Transport {
 }
 
 /// Bounds a step that has no end of its own.
-async fn timeout<T>(
-    limit: Duration,
-    step: impl Future<Output = std::io::Result<T>>,
-) -> std::io::Result<T> {
+async fn timeout<T>(limit: Duration, step: impl Future<Output = std::io::Result<T>>) -> std::io::Result<T> {
     tokio::time::timeout(limit, step)
         .await
         .map_err(|_| std::io::Error::new(std::io::ErrorKind::TimedOut, format!("nothing for {limit:?}")))?
@@ -463,7 +485,11 @@ fn frame(kind: u8, payload: &[u8]) -> Bytes {
 }
 
 /// Packs a message and those that wait behind it into one frame; gives their number.
-fn pack(buffer: &mut BytesMut, first: Message, queue: &mut mpsc::Receiver<Message>) -> std::io::Result<usize> {
+fn pack(
+    buffer: &mut BytesMut,
+    first: Message,
+    queue: &mut mpsc::Receiver<Message>,
+) -> std::io::Result<usize> {
     buffer.clear();
     buffer.put_u32(0);
     buffer.put_u8(KIND_MESSAGES);
@@ -497,7 +523,10 @@ fn unpack(mut payload: Bytes, from: u64) -> std::io::Result<Vec<Message>> {
         let message = Message::parse_from_bytes(&payload.split_to(length)).map_err(invalid)?;
         // A forwarded read or proposal keeps its first sender; everything else is its own.
         if message.from != from {
-            return Err(invalid(format!("a message of member {} came over the connection of {from}", message.from)));
+            return Err(invalid(format!(
+                "a message of member {} came over the connection of {from}",
+                message.from
+            )));
         }
         messages.push(message);
     }
@@ -518,9 +547,13 @@ impl<R: AsyncRead + Unpin> Frames<R> {
     async fn next(&mut self) -> std::io::Result<(u8, Bytes)> {
         loop {
             if self.buffer.len() >= 4 {
-                let length = u32::from_be_bytes([self.buffer[0], self.buffer[1], self.buffer[2], self.buffer[3]]) as usize;
+                let length =
+                    u32::from_be_bytes([self.buffer[0], self.buffer[1], self.buffer[2], self.buffer[3]])
+                        as usize;
                 if length == 0 || length > MAX_FRAME_BYTES {
-                    return Err(invalid(format!("a frame of {length} bytes; at most {MAX_FRAME_BYTES} are taken")));
+                    return Err(invalid(format!(
+                        "a frame of {length} bytes; at most {MAX_FRAME_BYTES} are taken"
+                    )));
                 }
                 if self.buffer.len() >= 4 + length {
                     self.buffer.advance(4);

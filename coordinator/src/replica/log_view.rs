@@ -153,7 +153,8 @@ impl<O: OlderEntries> LogView<O> {
     /// Lets entries go that are durable and applied, while the cache is above its limit.
     pub fn trim(&mut self, applied: u64) {
         let safe = applied.min(self.durable_index);
-        while self.cache_bytes > self.cache_limit_bytes && self.cache.front().is_some_and(|e| e.index <= safe) {
+        while self.cache_bytes > self.cache_limit_bytes && self.cache.front().is_some_and(|e| e.index <= safe)
+        {
             if let Some(gone) = self.cache.pop_front() {
                 self.cache_bytes -= entry_bytes(&gone);
             }

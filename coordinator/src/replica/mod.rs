@@ -52,6 +52,8 @@ pub struct ReplicaConfig {
     pub max_uncommitted_bytes: u64,
     /// True where the log lost its end at the last crash.
     pub suspect: bool,
+    /// Seed of the election time-outs.
+    pub seed: u64,
 }
 
 /// Something to be made durable, in the order of `number`.
@@ -154,6 +156,9 @@ pub struct Replica<O: OlderEntries> {
     /// Numbers of writes handed out and not reported durable, with the last index of each.
     unsynced: VecDeque<(u64, u64)>,
     elections: u64,
+    /// State of the generator of election time-outs, and the (term, role) it last drew for.
+    random: u64,
+    drawn_for: (u64, StateRole),
 }
 
 /// What a suspect replica still has to see.
@@ -201,16 +206,20 @@ impl<O: OlderEntries> Replica<O> {
             check_quorum: true,
             pre_vote: true,
             read_only_option: ReadOnlyOption::Safe,
-            batch_append: true,
+            // raft-rs 0.7 joins entries to an unsent empty append of another index, which the
+            // peer then takes for entries at that index; the simulation found it. Commands are
+            // packed into entries here, so there is little for it to batch.
+            batch_append: false,
             max_uncommitted_size: config.max_uncommitted_bytes,
             max_committed_size_per_ready: 8 * 1024 * 1024,
             ..Default::default()
         };
         let view = LogView::new(recovered, older, config.cache_limit_bytes);
         let logger = slog::Logger::root(slog::Discard, slog::o!());
-        let raw = RawNode::new(&raft_config, view, &logger).map_err(|e| format!("raft refused its start: {e}"))?;
+        let raw =
+            RawNode::new(&raft_config, view, &logger).map_err(|e| format!("raft refused its start: {e}"))?;
         let suspect = config.suspect.then(Suspicion::default);
-        Ok(Replica {
+        let mut replica = Replica {
             raw,
             applied: config.applied,
             proposals: VecDeque::new(),
@@ -224,8 +233,30 @@ impl<O: OlderEntries> Replica<O> {
             expired: Vec::new(),
             unsynced: VecDeque::new(),
             elections: 0,
+            random: config.seed,
+            drawn_for: (u64::MAX, StateRole::Follower),
             config,
-        })
+        };
+        replica.draw_timeout();
+        Ok(replica)
+    }
+
+    /// raft-rs draws its election time-out from the thread's generator when term or role change;
+    /// drawing it again from the replica's own makes a run repeatable.
+    fn draw_timeout(&mut self) {
+        let now = (self.raw.raft.term, self.raw.raft.state);
+        if now == self.drawn_for {
+            return;
+        }
+        self.drawn_for = now;
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.random;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^= mixed >> 31;
+        let span = (self.config.election_ticks_max - self.config.election_ticks_min).max(1);
+        let ticks = self.config.election_ticks_min + (mixed % span as u64) as usize;
+        self.raw.raft.set_randomized_election_timeout(ticks);
     }
 
     /// One tick of the timers.
@@ -237,6 +268,7 @@ impl<O: OlderEntries> Replica<O> {
         if self.may_campaign() {
             self.raw.tick();
         }
+        self.draw_timeout();
         if self.raw.raft.state == StateRole::Candidate && (!was_candidate || self.raw.raft.term != before) {
             self.elections += 1;
         }
@@ -247,6 +279,7 @@ impl<O: OlderEntries> Replica<O> {
     pub fn campaign(&mut self) {
         if self.may_campaign() {
             let _ = self.raw.campaign();
+            self.draw_timeout();
         }
     }
 
@@ -258,7 +291,12 @@ impl<O: OlderEntries> Replica<O> {
     }
 
     /// Takes a peer's message.
-    pub fn step(&mut self, message: Message) {
+    pub fn step(&mut self, mut message: Message) {
+        if message.get_msg_type() == MessageType::MsgHeartbeat {
+            // A leader that does not know yet that this log lost its end names a commit index
+            // beyond it, for which raft-rs would end the process.
+            message.commit = message.commit.min(self.raw.store().last().index);
+        }
         if let Some(suspicion) = self.suspect {
             match message.get_msg_type() {
                 MessageType::MsgRequestVote | MessageType::MsgRequestPreVote => {
@@ -273,6 +311,7 @@ impl<O: OlderEntries> Replica<O> {
         }
         // Refusals (an unknown sender, a stale term) are Raft's own business.
         let _ = self.raw.step(message);
+        self.draw_timeout();
     }
 
     /// Packs commands into one entry and proposes it. `mono_ms` is any monotonic clock.
@@ -378,6 +417,19 @@ impl<O: OlderEntries> Replica<O> {
             suspicion.met = Some((leader, term, last_index));
         }
         self.clear_suspicion();
+    }
+
+    /// A suspect peer's log ends here: what this leader counted beyond it is gone there.
+    pub fn meet_suspect(&mut self, raft_id: u64, last_index: u64) {
+        if self.raw.raft.state != StateRole::Leader {
+            return;
+        }
+        if let Some(progress) = self.raw.raft.mut_prs().get_mut(raft_id)
+            && progress.matched > last_index
+        {
+            progress.matched = last_index;
+            progress.become_probe();
+        }
     }
 
     /// Every voter has told its log end, and none leads: the best of them is the floor below
@@ -551,7 +603,8 @@ impl<O: OlderEntries> Replica<O> {
         let mut again = Vec::new();
         for (counter, read) in &mut self.reads {
             read.age_ticks += 1;
-            if read.age_ticks == repeat || (read.age_ticks > repeat && read.age_ticks.is_multiple_of(repeat)) {
+            if read.age_ticks == repeat || (read.age_ticks > repeat && read.age_ticks.is_multiple_of(repeat))
+            {
                 again.push(*counter);
             }
         }

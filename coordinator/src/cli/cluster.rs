@@ -1,0 +1,300 @@
+//! `coordinator status`, `members` and `transfer`: the cluster and who leads it.
+
+use super::{CliError, ClusterArgs, EXIT_NOT_SO, print};
+use api::client::Repeat;
+use api::cluster::{PeerStatus, Role, Status};
+use api::{Client, ClientError};
+use futures_util::future::join_all;
+use serde::Serialize;
+use serde_json::json;
+use std::time::{Duration, Instant};
+
+/// How long one node may take to say how it is.
+const STATUS_LIMIT: Duration = Duration::from_secs(2);
+/// How long a transfer is watched.
+const TRANSFER_LIMIT: Duration = Duration::from_secs(10);
+
+/// Show every coordinator: role, term, log, tasks.
+///
+/// Exit code 0: a node that was reached leads, or follows a leader. 1: nodes answer, but none
+/// knows a leader. 2: no node answers.
+#[derive(Debug, clap::Args)]
+pub struct StatusCommand {
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+}
+
+/// What one address said.
+#[derive(Debug, Serialize)]
+struct Seen {
+    address: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<Status>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+impl StatusCommand {
+    pub async fn run(self) -> Result<u8, CliError> {
+        self.cluster.client()?;
+        let seen = see_all(&self.cluster.coordinators).await;
+        if self.cluster.json {
+            print::json(&json!({ "nodes": seen }));
+        } else {
+            show(&seen);
+        }
+        if seen.iter().all(|s| s.status.is_none()) {
+            return Err(CliError::CouldNotTell(format!(
+                "no coordinator answers (tried {})",
+                seen.iter().map(|s| s.address.as_str()).collect::<Vec<_>>().join(", ")
+            )));
+        }
+        let led = seen.iter().filter_map(|s| s.status.as_ref()).any(|s| s.current_leader.is_some());
+        Ok(if led { 0 } else { EXIT_NOT_SO })
+    }
+}
+
+/// Asks every address that was given, and then the peers they name.
+async fn see_all(addresses: &[String]) -> Vec<Seen> {
+    let given: Vec<String> =
+        addresses.iter().map(|a| a.trim().to_owned()).filter(|a| !a.is_empty()).collect();
+    let mut seen = join_all(given.iter().map(|address| see(address))).await;
+    let ids: Vec<String> = seen.iter().filter_map(|s| Some(s.status.as_ref()?.node_id.clone())).collect();
+    let mut others: Vec<PeerStatus> = seen
+        .iter()
+        .filter_map(|s| s.status.as_ref())
+        .flat_map(|s| s.peers.iter().cloned())
+        .filter(|p| !ids.contains(&p.node_id) && !given.contains(&p.address))
+        .collect();
+    others.sort_by(|a, b| a.node_id.cmp(&b.node_id));
+    others.dedup_by(|a, b| a.node_id == b.node_id);
+    seen.extend(join_all(others.iter().map(|peer| see(&peer.address))).await);
+    seen
+}
+
+async fn see(address: &str) -> Seen {
+    match status_of(address).await {
+        Ok(status) => Seen { address: address.to_owned(), status: Some(status), error: None },
+        Err(error) => Seen { address: address.to_owned(), status: None, error: Some(reason(&error)) },
+    }
+}
+
+/// The status that the node at `address` gives of itself.
+async fn status_of(address: &str) -> Result<Status, ClientError> {
+    Client::new([address.to_owned()])?.with_deadline(STATUS_LIMIT).get("/api/status").await
+}
+
+/// The failure without the client's own preface.
+fn reason(error: &ClientError) -> String {
+    match error {
+        ClientError::Unreachable { last, .. } => last.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn show(seen: &[Seen]) {
+    let rows = seen.iter().map(|node| match &node.status {
+        Some(status) => [
+            status.node_id.clone(),
+            node.address.clone(),
+            role(status),
+            status.term.to_string(),
+            status.commit_index.to_string(),
+            status.applied_index.to_string(),
+            print::or_dash(status.current_leader.as_ref()),
+            print::duration(Duration::try_from_secs_f64(status.uptime_seconds).unwrap_or_default()),
+            status.version.clone(),
+        ],
+        None => {
+            let why = node.error.clone().unwrap_or_default();
+            let dash = || "-".to_owned();
+            [
+                "?".into(),
+                node.address.clone(),
+                format!("no answer: {why}"),
+                dash(),
+                dash(),
+                dash(),
+                dash(),
+                dash(),
+                dash(),
+            ]
+        }
+    });
+    print::table(["NODE", "ADDRESS", "ROLE", "TERM", "COMMIT", "APPLIED", "LEADER", "UP", "VERSION"], rows);
+    // The leader's counts are the newest; any other node's are a moment old.
+    let newest = seen.iter().filter_map(|s| s.status.as_ref()).max_by_key(|s| s.applied_index);
+    if let Some(status) = newest {
+        print::out("");
+        print::out(&format!("tasks    {}", counts(status.tasks.iter().map(|(s, n)| (s.as_str(), *n)))));
+        print::out(&format!("workers  {}", counts(status.workers.iter().map(|(s, n)| (s.as_str(), *n)))));
+        if status.maintenance.enabled {
+            let since = status.maintenance.since.map(|t| format!(" since {t}")).unwrap_or_default();
+            print::out(&format!("maintenance is on{since}: no new tasks are accepted or assigned"));
+        }
+    }
+}
+
+fn role(status: &Status) -> String {
+    match &status.role_detail {
+        Some(why) => format!("{} ({why})", status.role),
+        None => status.role.to_string(),
+    }
+}
+
+fn counts<'a>(counts: impl Iterator<Item = (&'a str, u64)>) -> String {
+    counts.map(|(name, n)| format!("{n} {name}")).collect::<Vec<_>>().join(", ")
+}
+
+/// Show the members of the cluster as the leader sees them.
+///
+/// Exit code 0: every member is reachable. 1: one is not, or no node knows a leader. 2: no node
+/// answers.
+#[derive(Debug, clap::Args)]
+pub struct MembersCommand {
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+}
+
+/// A member as the leader sees it.
+#[derive(Debug, Serialize)]
+struct Member {
+    node_id: String,
+    kind: &'static str,
+    leader: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<String>,
+    reachable: bool,
+    last_contact_ms: Option<u64>,
+    rtt_ms: Option<f64>,
+    match_index: Option<u64>,
+}
+
+impl MembersCommand {
+    pub async fn run(self) -> Result<u8, CliError> {
+        let status = leader_status(&self.cluster.client()?).await?;
+        let members = members(&status);
+        if self.cluster.json {
+            let cluster_id = &status.cluster_id;
+            print::json(&json!({ "cluster_id": cluster_id, "asked": status.node_id, "members": members }));
+        } else {
+            let rows = members.iter().map(|m| {
+                [
+                    m.node_id.clone(),
+                    if m.leader { format!("{}, leader", m.kind) } else { m.kind.to_owned() },
+                    print::or_dash(m.address.as_ref()),
+                    if m.reachable { "yes" } else { "no" }.to_owned(),
+                    print::or_dash(m.last_contact_ms),
+                    print::or_dash(m.rtt_ms.map(|ms| format!("{ms:.1}"))),
+                    print::or_dash(m.match_index),
+                ]
+            });
+            print::table(["NODE", "KIND", "ADDRESS", "REACHABLE", "CONTACT MS", "RTT MS", "MATCH"], rows);
+        }
+        if status.role != Role::Leader {
+            print::say(&format!("no leader could be asked; this is what {} sees", status.node_id));
+            return Ok(EXIT_NOT_SO);
+        }
+        Ok(if members.iter().all(|m| m.reachable) { 0 } else { EXIT_NOT_SO })
+    }
+}
+
+fn members(status: &Status) -> Vec<Member> {
+    let kinds =
+        status.voters.iter().map(|id| (id, "voter")).chain(status.learners.iter().map(|id| (id, "learner")));
+    kinds
+        .map(|(node_id, kind)| {
+            let itself = *node_id == status.node_id;
+            let peer = status.peers.iter().find(|p| p.node_id == *node_id);
+            Member {
+                node_id: node_id.clone(),
+                kind,
+                leader: status.current_leader.as_ref() == Some(node_id),
+                address: match itself {
+                    true => status.leader_address.clone().filter(|_| status.role == Role::Leader),
+                    false => peer.map(|p| p.address.clone()),
+                },
+                reachable: itself || peer.is_some_and(|p| p.reachable),
+                last_contact_ms: peer.and_then(|p| p.last_contact_ms),
+                rtt_ms: peer.and_then(|p| p.rtt_ms),
+                match_index: if itself {
+                    Some(status.last_log_index)
+                } else {
+                    peer.and_then(|p| p.match_index)
+                },
+            }
+        })
+        .collect()
+}
+
+/// The leader's status; where no leader can be asked, that of a node that answers.
+pub async fn leader_status(client: &Client) -> Result<Status, CliError> {
+    let status: Status = client.with_deadline(STATUS_LIMIT).get("/api/status").await?;
+    if status.role == Role::Leader {
+        return Ok(status);
+    }
+    let address = status.leader_address.clone().or_else(|| {
+        let leader = status.current_leader.as_ref()?;
+        status.peers.iter().find(|p| p.node_id == *leader).map(|p| p.address.clone())
+    });
+    match address {
+        Some(address) => Ok(status_of(&address).await.unwrap_or(status)),
+        None => Ok(status),
+    }
+}
+
+/// Move leadership to another node.
+///
+/// Exit code 0: the other node leads. 1: refused, or another one leads. 2: it could not be told.
+#[derive(Debug, clap::Args)]
+pub struct TransferCommand {
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    /// Node id of the new leader; the most caught-up voter where it is missing.
+    #[arg(long, value_name = "NODE")]
+    pub to: Option<String>,
+}
+
+impl TransferCommand {
+    pub async fn run(self) -> Result<u8, CliError> {
+        let client = self.cluster.client()?;
+        let before = leader_status(&client).await?;
+        let from = before.current_leader.clone().ok_or_else(|| CliError::NotSo("no node leads".into()))?;
+        if self.to.as_deref() != Some(&from) {
+            let body = match &self.to {
+                Some(to) => json!({ "to": to }),
+                None => json!({}),
+            };
+            let _: serde_json::Value = client.post("/api/cluster/transfer", &body, Repeat::Never).await?;
+        }
+        let leader = self.watch(&client, &from, before.term).await?;
+        match self.cluster.json {
+            true => print::json(&json!({ "from": from, "leader": leader })),
+            false => print::out(&format!("{leader} leads (before: {from})")),
+        }
+        let wanted = self.to.as_ref().is_none_or(|to| *to == leader);
+        Ok(if wanted { 0 } else { EXIT_NOT_SO })
+    }
+
+    /// Waits for the new leader.
+    async fn watch(&self, client: &Client, from: &str, term: u64) -> Result<String, CliError> {
+        let started = Instant::now();
+        loop {
+            if let Ok(now) = leader_status(client).await
+                && now.role == Role::Leader
+            {
+                let moved = now.term > term || now.node_id != from;
+                if moved || self.to.as_deref() == Some(from) {
+                    return Ok(now.node_id);
+                }
+            }
+            if started.elapsed() >= TRANSFER_LIMIT {
+                return Err(CliError::CouldNotTell(format!(
+                    "no new leader was seen within {} s",
+                    TRANSFER_LIMIT.as_secs()
+                )));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! PURE. The leases in this worker's hands.
+//!
+//! A token is *held* from the moment it was received until the coordinator has accepted (or
+//! refused) its result. While it is held it is named in every lease call and heartbeat, so the
+//! lease is renewed and the task is not delivered again. A token that was taken back is no longer
+//! named, but keeps its slot until its processes are gone.
+
+use std::collections::BTreeMap;
+use tokio_util::sync::CancellationToken;
+
+/// The leases, by fencing token.
+#[derive(Debug)]
+pub struct Held {
+    slots: usize,
+    leases: BTreeMap<u64, Lease>,
+}
+
+#[derive(Debug)]
+struct Lease {
+    task_id: String,
+    taken_back: CancellationToken,
+}
+
+/// What to do with a delivered lease.
+#[derive(Debug)]
+pub enum Admission {
+    /// Run it; the token fires when the lease is taken back.
+    Run(CancellationToken),
+    /// It is held already.
+    Known,
+    /// More leases than slots: it can't be run.
+    Full,
+}
+
+impl Held {
+    /// No leases, for a worker with `slots`.
+    pub fn new(slots: usize) -> Self {
+        Held { slots, leases: BTreeMap::new() }
+    }
+
+    /// Takes a delivered lease. An older lease of the same task is over and is ended.
+    ///
+    /// Work that was taken back may still occupy a slot for the seconds its processes take to end,
+    /// so up to twice the slots are held.
+    pub fn admit(&mut self, token: u64, task_id: &str) -> Admission {
+        if self.leases.contains_key(&token) {
+            return Admission::Known;
+        }
+        for older in self.leases.values().filter(|lease| lease.task_id == task_id) {
+            older.taken_back.cancel();
+        }
+        if self.tokens().len() >= self.slots || self.leases.len() >= 2 * self.slots {
+            return Admission::Full;
+        }
+        let taken_back = CancellationToken::new();
+        let lease = Lease { task_id: task_id.to_owned(), taken_back: taken_back.clone() };
+        self.leases.insert(token, lease);
+        Admission::Run(taken_back)
+    }
+
+    /// The tokens to name.
+    pub fn tokens(&self) -> Vec<u64> {
+        self.leases.iter().filter(|(_, l)| !l.taken_back.is_cancelled()).map(|(token, _)| *token).collect()
+    }
+
+    /// How many more tasks can be taken now.
+    pub fn free_slots(&self) -> usize {
+        self.slots.saturating_sub(self.leases.len())
+    }
+
+    /// The coordinator took the lease back: its work is to be ended. The task's id, if it was held.
+    pub fn take_back(&mut self, token: u64) -> Option<&str> {
+        let lease = self.leases.get(&token).filter(|lease| !lease.taken_back.is_cancelled())?;
+        lease.taken_back.cancel();
+        Some(&lease.task_id)
+    }
+
+    /// The lease is over.
+    pub fn release(&mut self, token: u64) {
+        self.leases.remove(&token);
+    }
+
+    /// True when nothing is held.
+    pub fn is_empty(&self) -> bool {
+        self.leases.is_empty()
+    }
+
+    /// How many are held.
+    pub fn len(&self) -> usize {
+        self.leases.len()
+    }
+
+    /// The tasks that are held, for people.
+    pub fn task_ids(&self) -> Vec<String> {
+        self.leases.values().map(|lease| lease.task_id.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redelivered_token_is_known_until_it_is_released() {
+        let mut held = Held::new(2);
+        assert!(matches!(held.admit(7, "a"), Admission::Run(_)));
+        assert!(matches!(held.admit(7, "a"), Admission::Known));
+        assert_eq!((held.tokens(), held.free_slots()), (vec![7], 1));
+        held.release(7);
+        assert_eq!((held.tokens(), held.free_slots()), (vec![], 2));
+        assert!(matches!(held.admit(7, "a"), Admission::Run(_)));
+    }
+
+    #[test]
+    fn what_was_taken_back_keeps_its_slot_but_is_not_named() {
+        let mut held = Held::new(1);
+        let Admission::Run(taken_back) = held.admit(1, "a") else { panic!() };
+        assert_eq!(held.take_back(1), Some("a"));
+        assert!(taken_back.is_cancelled());
+        assert_eq!(held.take_back(1), None, "said once");
+        assert_eq!((held.tokens(), held.free_slots()), (vec![], 0));
+        assert!(matches!(held.admit(2, "b"), Admission::Run(_)), "delivered before it was known");
+        assert!(matches!(held.admit(3, "c"), Admission::Full));
+    }
+
+    #[test]
+    fn a_newer_lease_of_the_same_task_ends_the_older() {
+        let mut held = Held::new(2);
+        let Admission::Run(older) = held.admit(1, "a") else { panic!() };
+        let Admission::Run(newer) = held.admit(2, "a") else { panic!() };
+        assert!(older.is_cancelled());
+        assert!(!newer.is_cancelled());
+    }
+}

@@ -1,0 +1,405 @@
+//! The worker's side of the protocol: register, lease, heartbeat, drain.
+
+use super::guard::Guard;
+use super::held::{Admission, Held};
+use super::{Shutdown, WorkerConfig, WorkerError, host_name, path_segment, work};
+use api::client::Repeat;
+use api::worker::{
+    HEARTBEAT_INTERVAL_MS, Heartbeat, HeartbeatAnswer, LeaseAnswer, LeaseRequest, LeasedTask, Register,
+    Registered,
+};
+use api::{Client, ClientError, ErrorCode};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How long a lease call waits for a task. A leader that hangs is noticed no later than this;
+/// usually a failing heartbeat ends the wait before.
+const LEASE_WAIT: Duration = Duration::from_secs(10);
+/// A lease call may take this much longer than its wait.
+const LEASE_SLACK: Duration = Duration::from_secs(3);
+/// A call that is not a long poll.
+const CALL_LIMIT: Duration = Duration::from_secs(5);
+/// Between failed lease calls.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How long a drain listens for leases that are on their way to us.
+const LAST_LEASES_LIMIT: Duration = Duration::from_secs(1);
+/// How long a killed worker waits for its processes to be gone.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
+
+/// One worker at work.
+#[derive(Debug)]
+pub struct Session {
+    /// What it is.
+    pub config: WorkerConfig,
+    /// The cluster.
+    pub client: Client,
+    /// How it is told to end.
+    pub shutdown: Shutdown,
+    /// Ends the tasks' processes should the worker be killed.
+    pub guard: Guard,
+    held: Mutex<Held>,
+    /// Wakes when a lease was released.
+    released: Notify,
+    /// Wakes the lease call when the leader it waits at seems to be gone.
+    leader_lost: Notify,
+    /// Counts registrations, so that several calls that meet a 404 register once.
+    registrations: AtomicU64,
+    registering: tokio::sync::Mutex<()>,
+    heartbeat_interval_ms: AtomicU64,
+    /// True while the coordinator wants it to take nothing new.
+    told_to_drain: AtomicBool,
+    drain_said: AtomicBool,
+    /// Ends the heartbeat, last of all.
+    ended: CancellationToken,
+}
+
+impl Session {
+    /// A session that has not begun.
+    pub fn new(config: WorkerConfig, client: Client, shutdown: Shutdown) -> Arc<Session> {
+        let slots = usize::try_from(config.slots).unwrap_or(usize::MAX / 2);
+        Arc::new(Session {
+            config,
+            client,
+            shutdown,
+            guard: Guard::default(),
+            held: Mutex::new(Held::new(slots)),
+            released: Notify::new(),
+            leader_lost: Notify::new(),
+            registrations: AtomicU64::new(0),
+            registering: tokio::sync::Mutex::new(()),
+            heartbeat_interval_ms: AtomicU64::new(HEARTBEAT_INTERVAL_MS),
+            told_to_drain: AtomicBool::new(false),
+            drain_said: AtomicBool::new(false),
+            ended: CancellationToken::new(),
+        })
+    }
+
+    /// Works until it is told to end.
+    pub async fn run(self: Arc<Self>) -> Result<(), WorkerError> {
+        let _ended = self.ended.clone().drop_guard();
+        self.first_registration().await?;
+        let tracker = TaskTracker::new();
+        let heartbeats = tokio::spawn(self.clone().heartbeats());
+        self.take_leases(&tracker).await;
+        let outcome = self.finish(&tracker).await;
+        self.ended.cancel();
+        // It ends at once; a panic there was printed.
+        let _ = heartbeats.await;
+        outcome
+    }
+
+    /// Registers, however long it takes for a coordinator to be there.
+    async fn first_registration(&self) -> Result<(), WorkerError> {
+        let mut pause = FIRST_PAUSE;
+        let mut outage = Outage::default();
+        loop {
+            let error = tokio::select! {
+                answer = self.register() => match answer {
+                    Ok(()) => return Ok(()),
+                    Err(error) => error,
+                },
+                () = self.shutdown.drain.cancelled() => {
+                    return Err(WorkerError::NeverRegistered { addresses: self.client.addresses().join(", ") });
+                }
+            };
+            if is_refusal(&error) {
+                return Err(WorkerError::Refused { worker_id: self.config.worker_id.clone(), source: error });
+            }
+            outage.failed("register", &error);
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn register(&self) -> Result<(), ClientError> {
+        let body = Register {
+            worker_id: self.config.worker_id.clone(),
+            labels: self.config.labels.clone(),
+            resources: self.config.resources.clone(),
+            slots: self.config.slots,
+            types: self.config.types.clone(),
+            host: Some(host_name()),
+        };
+        let client = self.client.with_deadline(CALL_LIMIT);
+        let answer: Registered = client.post("/api/workers/register", &body, Repeat::Idempotent).await?;
+        self.heartbeat_interval_ms.store(answer.heartbeat_interval_ms.clamp(10, 60_000), Ordering::Relaxed);
+        self.registrations.fetch_add(1, Ordering::AcqRel);
+        tracing::info!(worker = %self.config.worker_id, slots = self.config.slots, "registered");
+        Ok(())
+    }
+
+    /// The present registration, to be given to [`Self::register_again`].
+    pub fn registration(&self) -> u64 {
+        self.registrations.load(Ordering::Acquire)
+    }
+
+    /// Registers under the same id because a call made under `registration` met an unknown worker;
+    /// does nothing when somebody else did so meanwhile. A failure is left to the next call.
+    pub async fn register_again(&self, registration: u64) {
+        let _one_at_a_time = self.registering.lock().await;
+        if self.registration() != registration {
+            return;
+        }
+        tracing::warn!("the coordinator does not know this worker; registering again");
+        if let Err(error) = self.register().await {
+            tracing::warn!(%error, "could not register again yet");
+        }
+        if self.shutdown.drain.is_cancelled() {
+            self.say_draining().await;
+        }
+    }
+
+    /// The lease is over: its slot is free.
+    pub fn release(&self, token: u64) {
+        self.held.lock().release(token);
+        self.released.notify_waiters();
+    }
+
+    fn path(&self, call: &str) -> String {
+        format!("/api/workers/{}/{call}", path_segment(&self.config.worker_id))
+    }
+
+    fn heartbeat_interval(&self) -> Duration {
+        Duration::from_millis(self.heartbeat_interval_ms.load(Ordering::Relaxed))
+    }
+
+    /// Tells the cluster every interval that this worker lives and what it holds.
+    async fn heartbeats(self: Arc<Self>) {
+        let mut outage = Outage::default();
+        loop {
+            let interval = self.heartbeat_interval();
+            tokio::select! {
+                () = tokio::time::sleep(interval) => {}
+                () = self.ended.cancelled() => return,
+            }
+            let registration = self.registration();
+            let body = Heartbeat { tokens: self.held.lock().tokens() };
+            let client = self.client.with_deadline(interval.clamp(Duration::from_secs(1), CALL_LIMIT));
+            let path = self.path("heartbeat");
+            let answer = tokio::select! {
+                answer = client.post::<_, HeartbeatAnswer>(&path, &body, Repeat::Idempotent) => answer,
+                () = self.ended.cancelled() => return,
+            };
+            match answer {
+                Ok(answer) => {
+                    outage.ended("heartbeat");
+                    self.heed(&answer.cancel, answer.draining);
+                }
+                Err(error) if error.code() == Some(ErrorCode::UnknownWorker) => {
+                    self.register_again(registration).await;
+                }
+                Err(error) => {
+                    outage.failed("heartbeat", &error);
+                    self.leader_lost.notify_waiters();
+                }
+            }
+        }
+    }
+
+    /// Ends the work whose lease was taken back.
+    fn heed(&self, cancel: &[u64], draining: bool) {
+        let mut held = self.held.lock();
+        for token in cancel {
+            if let Some(task) = held.take_back(*token) {
+                tracing::info!(task, token, "the lease was taken back; ending its work");
+            }
+        }
+        if self.told_to_drain.swap(draining, Ordering::Relaxed) != draining
+            && !self.shutdown.drain.is_cancelled()
+        {
+            tracing::info!(draining, "the coordinator changed what this worker may take");
+        }
+    }
+
+    /// Takes leases while slots are free, until the drain.
+    async fn take_leases(self: &Arc<Self>, tracker: &TaskTracker) {
+        let mut pause = FIRST_PAUSE;
+        let mut outage = Outage::default();
+        while self.slot_is_free().await {
+            let registration = self.registration();
+            let poll = self.lease(LEASE_WAIT);
+            tokio::pin!(poll);
+            let answer = tokio::select! {
+                answer = &mut poll => Some(answer),
+                () = self.leader_lost.notified() => None,
+                () = self.shutdown.drain.cancelled() => {
+                    self.say_draining().await;
+                    // What was leased to us before the coordinator knew is ours to run.
+                    tokio::time::timeout(LAST_LEASES_LIMIT, poll).await.ok()
+                }
+            };
+            match answer {
+                None => {}
+                Some(Ok(answer)) => {
+                    outage.ended("lease");
+                    pause = FIRST_PAUSE;
+                    self.accept(answer, tracker);
+                }
+                Some(Err(error)) => {
+                    if error.code() == Some(ErrorCode::UnknownWorker) {
+                        self.register_again(registration).await;
+                    } else {
+                        outage.failed("lease", &error);
+                    }
+                    tokio::select! {
+                        () = tokio::time::sleep(pause) => {}
+                        () = self.shutdown.drain.cancelled() => {}
+                    }
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// Waits until a task can be taken. False when the worker drains.
+    async fn slot_is_free(&self) -> bool {
+        loop {
+            let released = self.released.notified();
+            tokio::pin!(released);
+            released.as_mut().enable();
+            if self.shutdown.drain.is_cancelled() {
+                return false;
+            }
+            let waiting = self.told_to_drain.load(Ordering::Relaxed);
+            if !waiting && self.held.lock().free_slots() > 0 {
+                return true;
+            }
+            tokio::select! {
+                () = released => {}
+                () = tokio::time::sleep(self.heartbeat_interval()), if waiting => {}
+                () = self.shutdown.drain.cancelled() => {}
+            }
+        }
+    }
+
+    async fn lease(&self, wait: Duration) -> Result<LeaseAnswer, ClientError> {
+        let body = {
+            let held = self.held.lock();
+            LeaseRequest {
+                slots: u32::try_from(held.free_slots()).unwrap_or(u32::MAX),
+                wait_ms: u64::try_from(wait.as_millis()).unwrap_or(0),
+                tokens: held.tokens(),
+            }
+        };
+        // What an answer that got lost had given is given again, so the call may be repeated.
+        self.client
+            .with_deadline(wait + LEASE_SLACK)
+            .post(&self.path("lease"), &body, Repeat::Idempotent)
+            .await
+    }
+
+    fn accept(self: &Arc<Self>, answer: LeaseAnswer, tracker: &TaskTracker) {
+        self.heed(&answer.cancel, answer.draining);
+        for task in answer.tasks {
+            self.start(task, tracker);
+        }
+    }
+
+    fn start(self: &Arc<Self>, task: LeasedTask, tracker: &TaskTracker) {
+        let admission = self.held.lock().admit(task.token, &task.task_id);
+        match admission {
+            Admission::Run(taken_back) => {
+                tracker.spawn(work::carry_out(self.clone(), task, taken_back));
+            }
+            Admission::Known => tracing::debug!(task = %task.task_id, token = task.token, "delivered again"),
+            Admission::Full => {
+                tracing::error!(task = %task.task_id, token = task.token, "delivered beyond the free slots; not run");
+            }
+        }
+    }
+
+    /// Tells the coordinator that nothing new is wanted. A failure costs no more than a lease that
+    /// expires.
+    async fn say_draining(&self) {
+        let client = self.client.with_deadline(Duration::from_secs(2));
+        let empty = serde_json::Map::new();
+        let path = self.path("drain");
+        self.drain_said.store(true, Ordering::Relaxed);
+        if let Err(error) = client.post::<_, serde_json::Value>(&path, &empty, Repeat::Idempotent).await {
+            tracing::warn!(%error, "could not tell the coordinator of the drain");
+        }
+    }
+
+    /// Waits for the work to end and its results to be delivered, within bounds.
+    async fn finish(&self, tracker: &TaskTracker) -> Result<(), WorkerError> {
+        tracker.close();
+        if !self.drain_said.load(Ordering::Relaxed) {
+            self.say_draining().await;
+        }
+        tracing::info!(tasks = self.held.lock().len(), "drains");
+        let mut idle_since = None;
+        loop {
+            let kill = tokio::select! {
+                () = tracker.wait() => return self.killed_or_done(Vec::new()),
+                () = self.shutdown.kill.cancelled() => true,
+                () = tokio::time::sleep(Duration::from_millis(200)) => false,
+            };
+            let tasks = self.held.lock().task_ids();
+            if kill {
+                self.guard.kill_all();
+                // Each piece of work sees the token as well; this only waits for them.
+                let _ = tokio::time::timeout(KILL_LIMIT, tracker.wait()).await;
+                return self.killed_or_done(tasks);
+            }
+            if self.guard.is_idle() {
+                let since = *idle_since.get_or_insert_with(Instant::now);
+                if since.elapsed() >= self.config.drain_report_limit {
+                    let waited_seconds = since.elapsed().as_secs();
+                    return Err(WorkerError::Undelivered { tasks, waited_seconds });
+                }
+            } else {
+                idle_since = None;
+            }
+        }
+    }
+
+    fn killed_or_done(&self, tasks: Vec<String>) -> Result<(), WorkerError> {
+        if tasks.is_empty() { Ok(()) } else { Err(WorkerError::Killed { tasks }) }
+    }
+}
+
+/// An answer that will not change by asking again.
+fn is_refusal(error: &ClientError) -> bool {
+    use ErrorCode::*;
+    matches!(
+        error.code(),
+        Some(
+            Validation
+                | MalformedJson
+                | UnsupportedMediaType
+                | BodyTooLarge
+                | UnknownEndpoint
+                | MethodNotAllowed
+        )
+    )
+}
+
+/// Says once that a call fails, again every half minute, and once that it is over.
+#[derive(Debug, Default)]
+struct Outage {
+    since: Option<Instant>,
+    last_said: Option<Instant>,
+}
+
+impl Outage {
+    fn failed(&mut self, call: &str, error: &ClientError) {
+        let since = *self.since.get_or_insert_with(Instant::now);
+        if self.last_said.is_none_or(|said| said.elapsed() >= Duration::from_secs(30)) {
+            self.last_said = Some(Instant::now());
+            tracing::warn!(call, %error, for_seconds = since.elapsed().as_secs(), "the cluster can't be reached; trying on");
+        }
+    }
+
+    fn ended(&mut self, call: &str) {
+        if let Some(since) = self.since.take() {
+            self.last_said = None;
+            tracing::info!(call, after_seconds = since.elapsed().as_secs(), "the cluster answers again");
+        }
+    }
+}
