@@ -435,6 +435,17 @@ async fn bad_requests_are_named() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_method_is_told_the_right_ones() {
+    let live = Live::idle();
+    let allowed = |answer: Answer| answer.headers[header::ALLOW].to_str().unwrap().to_owned();
+    assert_eq!(allowed(live.act("/api/status").await), "GET,HEAD");
+    let put = axum::http::Request::put("/api/tasks").body(Body::empty()).unwrap();
+    let named = allowed(live.send(put).await);
+    assert!(named.contains("GET") && named.contains("POST"), "{named}");
+    live.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_foreign_page_may_not_call() {
     let live = Live::idle();
     let from = |origin: &str| {

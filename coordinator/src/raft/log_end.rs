@@ -241,7 +241,7 @@ mod tests {
             std::fs::write(&file, &bytes[..at]).unwrap();
             let whole = offsets(&bytes).iter().skip(1).filter(|o| **o <= at).count() as u64;
             let found = check(folder.path(), &folder.path().join("q")).unwrap();
-            prop_assert!(!matches!(found, LogEnd::Damaged { .. }));
+            prop_assert!(!matches!(found, LogEnd::Damaged { .. }), "damaged");
             prop_assert_eq!(open_engine(folder.path()).unwrap().last_index(1).unwrap_or(0), whole);
         }
     }

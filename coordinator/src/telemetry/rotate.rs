@@ -229,7 +229,7 @@ mod tests {
         let path = folder.path().join("n.log");
         let (queue, guard) = spawn(RotatingFile::open(&path, 1 << 20, 1).unwrap()).unwrap();
         for i in 0..1000 {
-            write!(queue.make_writer(), "line {i}\n").unwrap();
+            writeln!(queue.make_writer(), "line {i}").unwrap();
         }
         drop(guard);
         let text = std::fs::read_to_string(&path).unwrap();
