@@ -393,3 +393,52 @@ pub struct LogLines {
     /// Give this as `since` for what follows.
     pub next: u64,
 }
+
+/// A member of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its node id.
+    pub node_id: String,
+    /// Its address, `host:port`, where the node asked knows it.
+    pub address: Option<String>,
+    /// True for a voter, false for a learner.
+    pub voter: bool,
+    /// True for the leader.
+    pub leader: bool,
+}
+
+/// `GET /api/cluster/members`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Members {
+    /// Voters first, each group by node id.
+    pub members: Vec<Member>,
+}
+
+/// `GET /api/cluster/can_lose?node=`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CanLose {
+    /// The node asked about.
+    pub node: String,
+    /// True where the cluster keeps its quorum without it.
+    pub can_lose: bool,
+    /// Why, with the numbers.
+    pub why: String,
+}
+
+/// `POST /api/cluster/transfer`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Transfer {
+    /// Node id of the new leader; the most caught-up voter where it is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+}
+
+/// Answer to a transfer or a step-down: who leads now, as this node knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leadership {
+    /// Node id of the leader; none while one is being elected.
+    pub leader: Option<String>,
+    /// Raft term.
+    pub term: u64,
+}

@@ -53,10 +53,16 @@ pub enum ErrorCode {
     DiskFull,
     /// Leadership or time ran out in flight: it may have happened or not. 504.
     UnknownOutcome,
+    /// The body did not arrive in time. 408.
+    RequestTimeout,
     /// This version does not have it. 501.
     NotImplemented,
     /// A fault of ours. 500.
     Internal,
+    /// The credentials are missing or wrong. 401.
+    Unauthorized,
+    /// No open fault or audit record has this id. 404.
+    UnknownFault,
 }
 
 impl ErrorCode {
@@ -65,10 +71,12 @@ impl ErrorCode {
         use ErrorCode::*;
         match self {
             MalformedJson => 400,
+            Unauthorized => 401,
             ForbiddenOrigin => 403,
-            UnknownEndpoint | UnknownTask | UnknownWorker | UnknownMember => 404,
+            UnknownEndpoint | UnknownTask | UnknownWorker | UnknownMember | UnknownFault => 404,
             MethodNotAllowed => 405,
             TaskIdTaken | StaleToken | InvalidState | LeaseHeld | StaleEpoch => 409,
+            RequestTimeout => 408,
             BodyTooLarge => 413,
             UnsupportedMediaType => 415,
             Validation => 422,
@@ -110,8 +118,11 @@ impl ErrorCode {
             Unavailable => "The node can't serve this now",
             DiskFull => "The disk is full",
             UnknownOutcome => "The outcome is unknown",
+            RequestTimeout => "The request did not arrive in time",
             NotImplemented => "Not available in this version",
             Internal => "Internal error",
+            Unauthorized => "The credentials are missing or wrong",
+            UnknownFault => "No such fault",
         }
     }
 }

@@ -130,6 +130,7 @@ metrics! {
     MONITOR_ANOMALIES = Gauge "holdfast.monitor.anomalies" "{anomaly}" ["kind", "node"] "Findings active now.";
     MONITOR_ROUND_DURATION = Histogram "holdfast.monitor.round.duration" "s" [] "Time of one round over all nodes.", LATENCY;
     MONITOR_NODES = Gauge "holdfast.monitor.nodes" "{node}" ["state"] "Nodes by what the monitor knows of them: reporting, unknown, down.";
+    MONITOR_DETECTION_DELAY = Histogram "holdfast.monitor.detection.delay" "s" ["kind"] "From the first round that showed a fault to its finding.", DURATION;
     RECOVERY_ATTEMPTS = Counter "holdfast.recovery.attempts" "{repair}" ["kind"] "Repairs begun, by kind of fault.";
     RECOVERY_OUTCOMES = Counter "holdfast.recovery.outcomes" "{repair}" ["kind", "outcome"] "Repairs ended, by outcome: repaired, failed, gone, dry_run.";
     RECOVERY_DURATION = Histogram "holdfast.recovery.duration" "s" ["kind"] "From the first sight of a fault to its verified repair.", DURATION;

@@ -263,6 +263,14 @@ impl Batch {
         out
     }
 
+    /// The time of an entry, without decoding its commands.
+    pub fn stamp(data: &[u8]) -> Option<Stamp> {
+        let (version, rest) = data.split_first()?;
+        (*version == BATCH_VERSION)
+            .then(|| postcard::take_from_bytes::<Stamp>(rest).ok())?
+            .map(|(stamp, _)| stamp)
+    }
+
     /// Reads an entry's data.
     pub fn decode(data: &[u8]) -> Result<Batch, DecodeError> {
         let malformed = |e: postcard::Error| DecodeError::Malformed(e.to_string());

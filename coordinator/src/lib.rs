@@ -3,6 +3,15 @@
 pub mod cli;
 pub mod command;
 pub mod config;
+pub mod dispatch;
+pub mod health;
+pub mod http;
 pub mod machine;
 pub mod node;
+pub mod raft;
+pub mod replica;
+pub mod scheduler;
+pub mod server;
+pub mod store;
+pub mod telemetry;
 pub mod worker;

@@ -1,9 +1,42 @@
 //! A running node, as the HTTP side sees it: propose, read, look.
+//!
+//! [`Node`] exists from the first moment, so that status and health answer while the cluster is
+//! still being founded, or when the log is damaged and Raft never starts.
 
 use crate::command::{Command, Reply};
+use crate::config::Config;
 use crate::machine::Machine;
-use api::cluster::{Operation, Progress, Role};
-use parking_lot::RwLockReadGuard;
+use crate::raft::applier::{Applier, ApplierProgress, SnapshotPolicy};
+use crate::raft::driver::{Driver, Inbox, Input, TICK, inbox};
+use crate::raft::founding::{Founder, IdentityCard, Stage};
+use crate::raft::identity::{Founding, Identity, Member};
+use crate::raft::log::{RaftLog, WriterProgress};
+use crate::raft::log_end::{self, LogEnd};
+use crate::raft::snapshots::{SnapshotName, Snapshots};
+use crate::raft::transport::{Own, Transport};
+use crate::replica::{Recovered, Replica, ReplicaConfig, Standing};
+use crate::store::{Rebuild, Store};
+use crate::telemetry::Telemetry;
+use api::cluster::{Operation, PeerStatus, Progress, Role};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use raft::StateRole;
+use raft::eraftpb::{ConfState, EntryType};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+/// How long a proposal's outcome is waited for.
+const PROPOSAL_LIMIT: Duration = Duration::from_secs(10);
+/// How long a linearizable read is waited for.
+const READ_LIMIT: Duration = Duration::from_secs(5);
+/// Bytes of the log's tail kept in memory.
+const LOG_CACHE_BYTES: u64 = 32 * 1024 * 1024;
+/// Bytes of proposals in flight.
+const UNCOMMITTED_BYTES: u64 = 64 * 1024 * 1024;
+/// Work that takes longer than this is listed as an operation.
+const OPERATION_AFTER: Duration = Duration::from_millis(250);
 
 /// Why a proposal or a read did not go through.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -48,7 +81,7 @@ pub struct RaftView {
     pub role_detail: Option<String>,
     /// Node id of the leader.
     pub leader: Option<String>,
-    /// True once this leader has committed an entry of its own term (reads and dispatch wait for it).
+    /// True once this leader has applied an entry of its own term.
     pub leader_ready: bool,
     /// Raft term.
     pub term: u64,
@@ -64,85 +97,570 @@ pub struct RaftView {
     pub leader_changes: u64,
 }
 
+impl RaftView {
+    fn begin() -> RaftView {
+        RaftView {
+            role: Role::Uninitialised,
+            role_detail: Some("starting".into()),
+            leader: None,
+            leader_ready: false,
+            term: 0,
+            commit_index: 0,
+            first_index: 1,
+            last_index: 0,
+            snapshot_index: 0,
+            leader_changes: 0,
+        }
+    }
+}
+
 /// A handle on the node's threads. Cheap to clone.
 #[derive(Clone)]
-pub struct Node;
+pub struct Node {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    node_id: String,
+    boot_nonce: String,
+    founder: Arc<Founder>,
+    snapshots: Snapshots,
+    founding: RwLock<Option<Founding>>,
+    addresses: RwLock<Vec<(String, String)>>,
+    machine: Arc<RwLock<Machine>>,
+    view: Arc<watch::Sender<RaftView>>,
+    applied: Arc<watch::Sender<u64>>,
+    running: RwLock<Option<Running>>,
+    writer: Arc<WriterProgress>,
+    applier: Arc<ApplierProgress>,
+    turns: Arc<AtomicU64>,
+    end: CancellationToken,
+    threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
+}
+
+/// What exists only while Raft runs.
+#[derive(Clone)]
+struct Running {
+    inbox: Inbox,
+    transport: Arc<Transport>,
+    log: RaftLog,
+    raft_ids: Arc<Vec<(u64, String)>>,
+}
 
 impl Node {
+    /// A node on an identity; Raft starts with [`Node::start`].
+    pub fn new(identity: Identity, config: &Config) -> Node {
+        let (node_id, boot_nonce) = (identity.node_id().to_owned(), format!("{:016x}", identity.boot_nonce));
+        Node {
+            shared: Arc::new(Shared {
+                node_id,
+                boot_nonce,
+                founder: Founder::new(identity, config),
+                snapshots: Snapshots::new(&config.data_dir),
+                founding: RwLock::new(None),
+                addresses: RwLock::new(Vec::new()),
+                machine: Arc::new(RwLock::new(Machine::new())),
+                view: Arc::new(watch::Sender::new(RaftView::begin())),
+                applied: Arc::new(watch::Sender::new(0)),
+                running: RwLock::new(None),
+                writer: Arc::default(),
+                applier: Arc::default(),
+                turns: Arc::default(),
+                end: CancellationToken::new(),
+                threads: Mutex::default(),
+            }),
+        }
+    }
+
+    /// Founds or finds the cluster, then starts Raft. Returns when Raft runs, or with the reason
+    /// why it can't; the node stays up in role failed then.
+    pub async fn start(
+        &self,
+        config: &Config,
+        store: Arc<Store>,
+        telemetry: Telemetry,
+    ) -> Result<(), String> {
+        let folder = config.data_dir.join("raft");
+        let checked = tokio::task::spawn_blocking({
+            let (folder, quarantine) = (folder.clone(), config.data_dir.join("quarantine"));
+            move || log_end::check(&folder, &quarantine)
+        });
+        let end = checked.await.map_err(|e| e.to_string()).and_then(|c| c.map_err(|e| e.to_string()));
+        let suspect = match end {
+            Ok(LogEnd::Whole) => false,
+            Ok(LogEnd::Torn { file, offset, cut_bytes }) => {
+                tracing::warn!(file = %file.display(), offset, cut_bytes, "the log's last record was torn and has been cut; the node does not vote until it has caught up");
+                true
+            }
+            Ok(LogEnd::Damaged { file, offset, why }) => {
+                return Err(self.fail(format!(
+                    "the log is damaged in {} at byte {offset}: {why}; the node takes no part. Keep the directory as evidence and bring the node back with an empty one",
+                    file.display()
+                )));
+            }
+            Err(why) => return Err(self.fail(why)),
+        };
+        let founding = self.shared.founder.found(config).await.map_err(|e| self.fail(e.to_string()))?;
+        let peers = config.peers.iter().filter_map(|p| p.id.clone().map(|id| (id, p.address())));
+        *self.shared.addresses.write() = peers.collect();
+        *self.shared.founding.write() = Some(founding.clone());
+        self.start_raft(config, &founding, suspect, store, telemetry).map_err(|why| self.fail(why))
+    }
+
+    fn start_raft(
+        &self,
+        config: &Config,
+        founding: &Founding,
+        suspect: bool,
+        store: Arc<Store>,
+        telemetry: Telemetry,
+    ) -> Result<(), String> {
+        let card = self.shared.founder.card();
+        let own = founding
+            .members
+            .iter()
+            .find(|m| m.node_id == card.node_id && m.incarnation == card.incarnation)
+            .ok_or("this node is no member of the cluster it was founded with")?
+            .clone();
+        let raft_id = own.raft_id();
+        let voters: Vec<u64> = founding.members.iter().map(Member::raft_id).collect();
+        let log = RaftLog::open(&config.data_dir.join("raft")).map_err(|e| e.to_string())?;
+        let conf_state = ConfState { voters: voters.clone(), ..Default::default() };
+        let recovered = log.recovered(conf_state)?;
+        let replay_until = recovered.last.index;
+        let snapshot_index = self.load_snapshot(&recovered, &store)?;
+        let (applied, applied_log_ms) = {
+            let machine = self.shared.machine.read();
+            (machine.applied_index(), machine.log_ms())
+        };
+        let ticks = |ms: u64| (ms as usize).div_ceil(TICK.as_millis() as usize).max(1);
+        let replica_config = ReplicaConfig {
+            raft_id,
+            boot_nonce: card.boot_nonce,
+            heartbeat_ticks: ticks(config.heartbeat_interval),
+            election_ticks_min: ticks(config.election_timeout_min),
+            election_ticks_max: ticks(config.election_timeout_max),
+            applied,
+            applied_log_ms,
+            cache_limit_bytes: LOG_CACHE_BYTES,
+            max_uncommitted_bytes: UNCOMMITTED_BYTES,
+            suspect,
+            seed: card.boot_nonce,
+        };
+        let replica = Replica::new(replica_config, recovered, log.clone())?;
+        let (inbox, outbox) = inbox();
+        let transport = Transport::start(
+            Own {
+                cluster_id: founding.cluster_id.clone(),
+                member: own,
+                boot_counter: self.shared.founder.boot_counter(),
+                boot_nonce: card.boot_nonce,
+            },
+            &founding.members,
+            |member| self.address_of(&member.node_id).unwrap_or_else(|| member.address.clone()),
+            inbox.clone(),
+            telemetry.clone(),
+            Duration::from_secs(config.connection_timeout),
+            self.shared.snapshots.clone(),
+            self.shared.end.clone(),
+        );
+        let raft_ids: Arc<Vec<_>> =
+            Arc::new(founding.members.iter().map(|m| (m.raft_id(), m.node_id.clone())).collect());
+        let start = |e: std::io::Error| format!("a thread can't be started: {e}");
+        let (writer, writer_thread) =
+            log.start_writer(inbox.clone(), self.shared.writer.clone(), telemetry.clone()).map_err(start)?;
+        let (to_applier, applier_queue) = crossbeam_channel::unbounded();
+        let applier = Applier {
+            machine: self.shared.machine.clone(),
+            store: store.clone(),
+            snapshots: self.shared.snapshots.clone(),
+            policy: SnapshotPolicy {
+                threshold_entries: config.snapshot_threshold,
+                max_log_entries: config.max_log_size,
+            },
+            snapshot_index,
+            replay_until,
+            inbox: inbox.clone(),
+            applied: self.shared.applied.clone(),
+            progress: self.shared.applier.clone(),
+            telemetry: telemetry.clone(),
+            fail: Arc::new({
+                let (node, inbox) = (self.clone(), inbox.clone());
+                move |why| {
+                    inbox.tell(Input::Stop);
+                    node.fail(why);
+                }
+            }),
+        };
+        let applier_thread = std::thread::Builder::new()
+            .name("applier".into())
+            .spawn(move || applier.run(&applier_queue))
+            .map_err(start)?;
+        let driver = Driver {
+            replica,
+            outbox,
+            writer,
+            applier: to_applier,
+            store_durable: Box::new(move || {
+                let health = store.health();
+                // A store that has to be rebuilt needs no entries: it takes them from the machine.
+                if health.healthy { health.durable_index } else { u64::MAX }
+            }),
+            kept_entries: config.snapshot_threshold,
+            transport: transport.clone(),
+            publisher: Publisher {
+                view: self.shared.view.clone(),
+                transport: transport.clone(),
+                raft_ids: raft_ids.clone(),
+                log_events: config.log_raft_events,
+                last_leader: 0,
+                matched: Vec::new(),
+            },
+            max_batch_commands: config.max_batch_size,
+            telemetry,
+            turns: self.shared.turns.clone(),
+            voters,
+            raft_id,
+        };
+        *self.shared.running.write() = Some(Running { inbox, transport, log, raft_ids });
+        let driver_thread = std::thread::Builder::new()
+            .name("raft".into())
+            .spawn(move || driver.run(applied))
+            .map_err(start)?;
+        self.shared.threads.lock().extend([driver_thread, writer_thread, applier_thread]);
+        Ok(())
+    }
+
+    /// Begins with the machine of the newest snapshot; gives its index.
+    fn load_snapshot(&self, recovered: &Recovered, store: &Store) -> Result<u64, String> {
+        let name = match &recovered.snapshot {
+            Some(snapshot) => Some(
+                serde_json::from_slice::<SnapshotName>(snapshot.get_data())
+                    .map_err(|e| format!("the snapshot's name in the log can't be read: {e}"))?,
+            ),
+            None => None,
+        };
+        self.shared
+            .snapshots
+            .keep_only(name.as_ref().map(|n| n.file.as_str()))
+            .map_err(|e| format!("the snapshot folder can't be cleaned: {e}"))?;
+        let mut begin = 0;
+        if let Some(name) = &name {
+            let machine = self.shared.snapshots.read(name).map_err(|e| {
+                format!("{e}; the log before it is gone, so this node can't come back by itself: keep its directory as evidence")
+            })?;
+            begin = name.index;
+            self.shared.applied.send_replace(begin);
+            *self.shared.machine.write() = machine;
+        }
+        // A database ahead of the log (its end was torn off) holds effects of committed entries
+        // only; the leader sends those entries again, and they are skipped. One that is behind
+        // what the log still holds takes the rest from the machine.
+        if store.applied_index() < begin {
+            let effects = self.shared.machine.read().effects_for_rebuild();
+            store.rebuild(begin, effects, Rebuild::Merge);
+        }
+        Ok(begin)
+    }
+
+    /// The snapshot files.
+    pub fn snapshots(&self) -> &Snapshots {
+        &self.shared.snapshots
+    }
+
+    /// Ends Raft: hands leadership over if this node leads, then stops the threads.
+    pub async fn stop(&self) {
+        if self.view().role == Role::Leader && self.members().0.len() > 1 {
+            let _ = self.transfer(None).await;
+        }
+        let running = self.shared.running.write().take();
+        self.shared.end.cancel();
+        if let Some(running) = running {
+            running.inbox.tell(Input::Stop);
+        }
+        let threads = std::mem::take(&mut *self.shared.threads.lock());
+        let joined = tokio::task::spawn_blocking(move || {
+            threads.into_iter().for_each(|t| drop(t.join()));
+        });
+        let _ = tokio::time::timeout(Duration::from_secs(5), joined).await;
+    }
+
+    /// The node takes no part any more; it stays up and says why.
+    pub fn fail(&self, why: String) -> String {
+        self.shared.view.send_modify(|view| {
+            view.role = Role::Failed;
+            view.role_detail = Some(why.clone());
+            view.leader = None;
+            view.leader_ready = false;
+        });
+        *self.shared.running.write() = None;
+        why
+    }
+
     /// This node's id.
     pub fn node_id(&self) -> &str {
-        unimplemented!()
+        &self.shared.node_id
     }
+
     /// Changes with every start of the process.
     pub fn boot_nonce(&self) -> &str {
-        unimplemented!()
+        &self.shared.boot_nonce
     }
+
     /// The cluster's id once it is founded.
     pub fn cluster_id(&self) -> Option<String> {
-        unimplemented!()
+        self.shared.founding.read().as_ref().map(|f| f.cluster_id.clone())
     }
+
+    /// What this node tells peers that ask who it is.
+    pub fn identity_card(&self) -> IdentityCard {
+        self.shared.founder.card()
+    }
+
+    /// Answers a founder.
+    pub fn accept_founding(&self, founding: &Founding) -> Result<(), String> {
+        self.shared.founder.accept(founding)
+    }
+
+    /// The peers' connections; none before Raft runs.
+    pub fn transport(&self) -> Option<Arc<Transport>> {
+        self.shared.running.read().as_ref().map(|r| r.transport.clone())
+    }
+
     /// The newest view; cheap.
     pub fn view(&self) -> RaftView {
-        unimplemented!()
+        let view = self.shared.view.borrow().clone();
+        if view.role == Role::Uninitialised {
+            let waiting = self.shared.founder.waiting();
+            let role = if waiting.joining { Role::Joining } else { Role::Uninitialised };
+            return RaftView { role, role_detail: Some(waiting.why), ..view };
+        }
+        view
     }
-    /// Wakes whenever the view changes.
-    pub fn watch(&self) -> tokio::sync::watch::Receiver<RaftView> {
-        unimplemented!()
+
+    /// Wakes whenever role, leader or term change.
+    pub fn watch(&self) -> watch::Receiver<RaftView> {
+        self.shared.view.subscribe()
     }
-    /// Address (`host:port`) of a member.
-    pub fn address_of(&self, _node_id: &str) -> Option<String> {
-        unimplemented!()
+
+    /// Address (`host:port`) of a member: this node's config comes before what was founded.
+    pub fn address_of(&self, node_id: &str) -> Option<String> {
+        let configured =
+            self.shared.addresses.read().iter().find(|(id, _)| id == node_id).map(|(_, a)| a.clone());
+        configured.or_else(|| {
+            let founding = self.shared.founding.read();
+            founding.as_ref()?.members.iter().find(|m| m.node_id == node_id).map(|m| m.address.clone())
+        })
     }
+
     /// Node ids of voters and of learners.
     pub fn members(&self) -> (Vec<String>, Vec<String>) {
-        unimplemented!()
+        let founding = self.shared.founding.read();
+        let voters = founding.iter().flat_map(|f| f.members.iter().map(|m| m.node_id.clone())).collect();
+        (voters, Vec::new())
     }
+
     /// The peers as this node sees them.
-    pub fn peers(&self) -> Vec<api::cluster::PeerStatus> {
-        unimplemented!()
+    pub fn peers(&self) -> Vec<PeerStatus> {
+        self.transport().map(|t| t.statuses()).unwrap_or_default()
     }
+
     /// Progress of the threads.
     pub fn progress(&self) -> Progress {
-        unimplemented!()
+        let busy_ms =
+            |since: &Mutex<Option<Instant>>| since.lock().map_or(0, |at| at.elapsed().as_millis() as u64);
+        Progress {
+            raft_turns: self.shared.turns.load(Ordering::Relaxed),
+            log_syncs: self.shared.writer.syncs.load(Ordering::Relaxed),
+            log_busy_ms: busy_ms(&self.shared.writer.busy_since),
+            applied_entries: self.shared.applier.entries.load(Ordering::Relaxed),
+            apply_busy_ms: busy_ms(&self.shared.applier.busy_since),
+        }
     }
-    /// What goes on for longer than a request.
+
+    /// What goes on for longer than a moment.
     pub fn operations(&self) -> Vec<Operation> {
-        unimplemented!()
+        let now = jiff::Timestamp::now();
+        let mut all = Vec::new();
+        let mut add = |id: &str, kind: &str, took: Duration, detail: String| {
+            if took >= OPERATION_AFTER {
+                let began = jiff::SignedDuration::try_from(took).unwrap_or_default();
+                all.push(Operation {
+                    id: id.into(),
+                    kind: kind.into(),
+                    started_at: now.checked_sub(began).unwrap_or(now),
+                    duration_seconds: took.as_secs_f64(),
+                    detail,
+                });
+            }
+        };
+        if let Some(at) = *self.shared.writer.busy_since.lock() {
+            add("log-write", "log_write", at.elapsed(), "writing and syncing the log".into());
+        }
+        if let Some(at) = *self.shared.applier.busy_since.lock() {
+            add("apply", "apply", at.elapsed(), "applying committed entries".into());
+        }
+        all
     }
+
     /// The machine; hold the guard only for a moment, the applier waits for it.
     pub fn machine(&self) -> RwLockReadGuard<'_, Machine> {
-        unimplemented!()
+        self.shared.machine.read()
     }
+
     /// Highest applied index.
     pub fn applied_index(&self) -> u64 {
-        unimplemented!()
+        *self.shared.applied.borrow()
     }
+
     /// Wakes whenever the applied index moves.
-    pub fn watch_applied(&self) -> tokio::sync::watch::Receiver<u64> {
-        unimplemented!()
+    pub fn watch_applied(&self) -> watch::Receiver<u64> {
+        self.shared.applied.subscribe()
     }
-    /// Entries from..to as the log holds them (index, term, kind, data), at most `limit`.
+
+    /// Entries from `from` on as the log holds them (index, term, kind, data), at most `limit`.
     pub fn log_entries(
         &self,
-        _from: u64,
-        _limit: usize,
+        from: u64,
+        limit: usize,
     ) -> Result<Vec<(u64, u64, &'static str, Vec<u8>)>, String> {
-        unimplemented!()
+        let log = self.shared.running.read().as_ref().map(|r| r.log.clone()).ok_or("the log is not open")?;
+        let entries = log.page(from, limit)?;
+        Ok(entries
+            .into_iter()
+            .map(|e| {
+                let kind = match e.get_entry_type() {
+                    EntryType::EntryNormal if e.data.is_empty() => "empty",
+                    EntryType::EntryNormal => "normal",
+                    _ => "conf_change",
+                };
+                (e.index, e.term, kind, e.data.to_vec())
+            })
+            .collect())
     }
+
+    fn inbox(&self) -> Result<Inbox, NodeError> {
+        let running = self.shared.running.read();
+        running.as_ref().map(|r| r.inbox.clone()).ok_or_else(|| {
+            let view = self.view();
+            NodeError::Unavailable { role: view.role, why: view.role_detail.unwrap_or_default() }
+        })
+    }
+
     /// Proposes a command on this node, which must lead, and waits until it is applied.
-    pub async fn propose(&self, _command: Command) -> Result<Applied, NodeError> {
-        unimplemented!()
+    pub async fn propose(&self, command: Command) -> Result<Applied, NodeError> {
+        let (reply, outcome) = oneshot::channel();
+        self.inbox()?.client(Input::Propose(command.encode(), reply))?;
+        match tokio::time::timeout(PROPOSAL_LIMIT, outcome).await {
+            Ok(Ok(answer)) => answer,
+            // The applier ended, or time ran out: the entry may still be applied elsewhere.
+            Ok(Err(_)) | Err(_) => Err(NodeError::UnknownOutcome),
+        }
     }
+
     /// An index that a linearizable read has to have applied; waits until it is.
     pub async fn read_barrier(&self) -> Result<u64, NodeError> {
-        unimplemented!()
+        let (reply, outcome) = oneshot::channel();
+        self.inbox()?.client(Input::Read(reply))?;
+        match tokio::time::timeout(READ_LIMIT, outcome).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) | Err(_) => Err(NodeError::NoLeader),
+        }
     }
+
     /// Waits until `index` is applied here.
-    pub async fn wait_applied(&self, _index: u64, _limit: std::time::Duration) -> Result<(), NodeError> {
-        unimplemented!()
+    pub async fn wait_applied(&self, index: u64, limit: Duration) -> Result<(), NodeError> {
+        let mut applied = self.watch_applied();
+        let reached = applied.wait_for(|at| *at >= index);
+        match tokio::time::timeout(limit, reached).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(NodeError::NoLeader),
+        }
     }
-    /// Gives up leadership; done once another leads or the limit has passed.
-    pub async fn transfer(&self, _to: Option<&str>) -> Result<(), NodeError> {
-        unimplemented!()
+
+    /// Gives up leadership; done once another leads, refused when that takes too long.
+    pub async fn transfer(&self, to: Option<&str>) -> Result<(), NodeError> {
+        let running = self.shared.running.read().clone();
+        let Some(running) = running else { return Err(NodeError::NoLeader) };
+        let target = match to {
+            None => None,
+            Some(name) => match running.raft_ids.iter().find(|(_, id)| id == name) {
+                Some((raft_id, _)) => Some(*raft_id),
+                None => return Err(NodeError::NoLeader),
+            },
+        };
+        let (reply, taken) = oneshot::channel();
+        running.inbox.tell(Input::Transfer(target, reply));
+        taken.await.unwrap_or(Err(NodeError::NoLeader))?;
+        let mut view = self.watch();
+        let own = self.node_id().to_owned();
+        let handed = view.wait_for(|v| v.leader.as_ref().is_some_and(|l| *l != own));
+        match tokio::time::timeout(Duration::from_secs(2), handed).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(NodeError::Overloaded),
+        }
+    }
+
+    /// True once the cluster is founded.
+    pub fn founded(&self) -> bool {
+        self.identity_card().stage == Stage::Founded
+    }
+}
+
+/// Turns what the replica says into what the rest of the program looks at.
+pub struct Publisher {
+    view: Arc<watch::Sender<RaftView>>,
+    transport: Arc<Transport>,
+    raft_ids: Arc<Vec<(u64, String)>>,
+    log_events: bool,
+    last_leader: u64,
+    matched: Vec<(u64, u64)>,
+}
+
+impl Publisher {
+    /// Publishes a standing; wakes watchers only where role, leader or term changed.
+    pub fn publish(&mut self, standing: &Standing, matched: &[(u64, u64)]) {
+        if self.matched != matched {
+            self.matched = matched.to_vec();
+            self.transport.set_matched(matched);
+        }
+        let changed_leader = standing.leader != 0 && standing.leader != self.last_leader;
+        if changed_leader {
+            self.last_leader = standing.leader;
+        }
+        let role = match standing.role {
+            _ if standing.suspect => Role::Suspect,
+            StateRole::Leader => Role::Leader,
+            StateRole::Follower => Role::Follower,
+            StateRole::Candidate | StateRole::PreCandidate => Role::Candidate,
+        };
+        let leader =
+            self.raft_ids.iter().find(|(id, _)| *id == standing.leader).map(|(_, name)| name.clone());
+        if changed_leader && self.log_events {
+            tracing::info!(
+                leader = leader.as_deref().unwrap_or("none"),
+                term = standing.term,
+                "leader changed"
+            );
+        }
+        self.view.send_if_modified(|view| {
+            let detail = standing.suspect.then(|| {
+                "the log lost its last record in a crash; the node votes again once it has caught up"
+                    .to_owned()
+            });
+            let told = (&view.role, &view.leader, view.term, view.leader_ready)
+                != (&role, &leader, standing.term, standing.leader_ready);
+            view.role = role;
+            view.role_detail = detail;
+            view.leader = leader;
+            view.leader_ready = standing.leader_ready;
+            view.term = standing.term;
+            view.commit_index = standing.commit;
+            view.first_index = standing.first;
+            view.last_index = standing.last;
+            view.snapshot_index = standing.snapshot;
+            view.leader_changes += u64::from(changed_leader);
+            told
+        });
     }
 }

@@ -1,1 +1,15 @@
-//! web
+//! What the browser is given: templates, the values they show, and static files. No IO.
+//!
+//! Every page is whole without scripts. The parts of it that change are templates of their own
+//! ([`fragments`]): the page includes them, and the event stream sends the same text again when it
+//! changes, keyed by the id of the element it belongs in. So there is one place where each part is
+//! drawn.
+//!
+//! Invariant: a value that came from a node is only ever put into a template by Askama's escaping.
+//! `|safe` stands nowhere but where a fragment of ours is put into a page of ours.
+
+mod assets;
+pub mod fragments;
+pub mod pages;
+
+pub use assets::{ASSETS, Asset, asset};

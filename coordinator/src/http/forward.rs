@@ -1,0 +1,237 @@
+//! Writes and worker calls on a node that does not lead: handed to the leader, one hop.
+//!
+//! A forwarded request carries [`api::FORWARDED_BY`]. A node that gets such a request without
+//! leading answers 503 instead of passing it on, so that two nodes with different opinions of who
+//! leads never play ball with it.
+//!
+//! Nothing is ever sent twice. When the connection could not be made, nothing was done and the
+//! client may repeat (503); when it broke later, the leader may have done it (504).
+
+use super::App;
+use super::extract::read_body;
+use super::problem::{ApiError, ApiResult};
+use api::cluster::Role;
+use api::{ErrorCode, FORWARDED_BY, SERVED_BY};
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderName, HeaderValue, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use std::time::Duration;
+
+/// How long the leader may take, beyond what the longest lease call waits.
+const ANSWER_LIMIT: Duration = Duration::from_millis(api::worker::MAX_LEASE_WAIT_MS + 15_000);
+
+/// How long connecting to the leader may take.
+const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+
+/// Headers of the request that the leader is to see.
+const REQUEST_HEADERS: [HeaderName; 4] =
+    [header::CONTENT_TYPE, header::ACCEPT, header::USER_AGENT, HeaderName::from_static("idempotency-key")];
+
+/// Headers of the leader's answer that the client is to see.
+const ANSWER_HEADERS: [HeaderName; 4] =
+    [header::CONTENT_TYPE, header::CONTENT_LENGTH, header::RETRY_AFTER, HeaderName::from_static(SERVED_BY)];
+
+/// What is to be done with a request that only the leader can answer.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// This node leads.
+    Serve,
+    /// Send it to the leader at this address.
+    Forward(String),
+    /// Neither works.
+    Refuse(ApiError),
+}
+
+/// Who answers: `leader` is the leader's address where it is known.
+pub fn decide(role: Role, role_detail: Option<&str>, leader: Option<String>, forwarded: bool) -> Verdict {
+    let refuse = |code, detail: String| Verdict::Refuse(ApiError::new(code, detail));
+    match (role, leader) {
+        (Role::Leader, _) => Verdict::Serve,
+        (_, Some(leader)) if forwarded => Verdict::Refuse(
+            ApiError::new(
+                ErrorCode::NoLeader,
+                "the request was forwarded to this node, but it does not lead; nothing was done",
+            )
+            .with_leader(Some(leader)),
+        ),
+        (_, Some(leader)) => Verdict::Forward(leader),
+        (Role::Follower | Role::Candidate | Role::Learner, None) => refuse(
+            ErrorCode::NoLeader,
+            "no leader is known at the moment; nothing was done, send it again".into(),
+        ),
+        (role, None) => refuse(
+            ErrorCode::Unavailable,
+            format!("this node is {role}: {}; ask another node", role_detail.unwrap_or("it takes no part")),
+        ),
+    }
+}
+
+/// The one client that forwarding uses; connections are kept.
+pub fn client() -> reqwest::Result<reqwest::Client> {
+    reqwest::Client::builder()
+        .connect_timeout(CONNECT_LIMIT)
+        .pool_idle_timeout(Duration::from_secs(30))
+        .pool_max_idle_per_host(256)
+        .tcp_nodelay(true)
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .build()
+}
+
+/// The middleware round every route that only the leader answers.
+pub async fn to_leader(State(app): State<App>, request: Request, next: Next) -> Response {
+    let view = app.node.view();
+    let forwarded = request.headers().contains_key(FORWARDED_BY);
+    match decide(view.role, view.role_detail.as_deref(), app.leader_address_of(&view), forwarded) {
+        Verdict::Serve => {
+            let mut response = next.run(request).await;
+            if let Ok(value) = HeaderValue::from_str(&app.config.address()) {
+                response.headers_mut().insert(HeaderName::from_static(SERVED_BY), value);
+            }
+            response
+        }
+        Verdict::Forward(leader) => {
+            forward(&app, request, leader).await.unwrap_or_else(IntoResponse::into_response)
+        }
+        Verdict::Refuse(problem) => problem.into_response(),
+    }
+}
+
+async fn forward(app: &App, request: Request, leader: String) -> ApiResult<Response> {
+    let method = request.method().clone();
+    let path = request.uri().path_and_query().map_or("/", |p| p.as_str()).to_owned();
+    let headers = request.headers().clone();
+    let body = read_body(request).await?;
+
+    let mut onward = app.forwarding.request(method, format!("http://{leader}{path}")).timeout(ANSWER_LIMIT);
+    for name in &REQUEST_HEADERS {
+        if let Some(value) = headers.get(name) {
+            onward = onward.header(name, value);
+        }
+    }
+    let own_name = HeaderValue::from_str(app.node.node_id()).unwrap_or(HeaderValue::from_static("?"));
+    let answer = onward
+        .header(FORWARDED_BY, own_name.clone())
+        .body(body)
+        .send()
+        .await
+        .map_err(|e| of_failure(&e, &leader))?;
+
+    let answer = axum::http::Response::from(answer);
+    let (parts, body) = answer.into_parts();
+    let mut response = Response::new(Body::new(body));
+    *response.status_mut() = parts.status;
+    for name in &ANSWER_HEADERS {
+        if let Some(value) = parts.headers.get(name) {
+            response.headers_mut().insert(name.clone(), value.clone());
+        }
+    }
+    response.headers_mut().insert(HeaderName::from_static(FORWARDED_BY), own_name);
+    Ok(response)
+}
+
+/// What a failure on the way to the leader means.
+fn of_failure(error: &reqwest::Error, leader: &str) -> ApiError {
+    let why = api::client::error_chain(error);
+    let problem = if error.is_connect() || error.is_builder() {
+        ApiError::new(
+            ErrorCode::NoLeader,
+            format!("the leader at {leader} can't be reached ({why}); nothing was done, send it again"),
+        )
+    } else {
+        ApiError::new(
+            ErrorCode::UnknownOutcome,
+            format!(
+                "the connection to the leader at {leader} failed after the request was sent ({why}): it may have happened or not"
+            ),
+        )
+    };
+    problem.with_leader(Some(leader.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::routing::post;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    fn code(verdict: Verdict) -> ErrorCode {
+        match verdict {
+            Verdict::Refuse(problem) => problem.0.code,
+            other => panic!("not refused: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn only_the_leader_serves() {
+        let leader = || Some("n1:8080".to_owned());
+        assert_eq!(decide(Role::Leader, None, leader(), false), Verdict::Serve);
+        assert_eq!(decide(Role::Leader, None, None, true), Verdict::Serve);
+        assert_eq!(decide(Role::Follower, None, leader(), false), Verdict::Forward("n1:8080".into()));
+        assert_eq!(decide(Role::Learner, None, leader(), false), Verdict::Forward("n1:8080".into()));
+        assert_eq!(
+            decide(Role::Suspect, Some("log cut"), leader(), false),
+            Verdict::Forward("n1:8080".into())
+        );
+    }
+
+    #[test]
+    fn a_request_goes_one_hop() {
+        assert_eq!(code(decide(Role::Follower, None, Some("n1:8080".into()), true)), ErrorCode::NoLeader);
+    }
+
+    #[test]
+    fn without_a_leader_it_says_so() {
+        assert_eq!(code(decide(Role::Candidate, None, None, false)), ErrorCode::NoLeader);
+        let Verdict::Refuse(problem) = decide(Role::Failed, Some("log damaged"), None, false) else {
+            panic!()
+        };
+        assert_eq!(problem.0.code, ErrorCode::Unavailable);
+        assert!(problem.0.detail.contains("log damaged"));
+    }
+
+    #[tokio::test]
+    async fn a_refused_connection_did_nothing() {
+        // Bound and dropped: nobody listens there.
+        let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+        let error = client().unwrap().post(format!("http://{address}/")).send().await.unwrap_err();
+        let problem = of_failure(&error, &address).0;
+        assert_eq!((problem.code, problem.retryable), (ErrorCode::NoLeader, true), "{}", problem.detail);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_breaks_later_leaves_the_outcome_unknown() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let server = tokio::spawn(async move {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let mut buffer = [0u8; 1024];
+            assert!(socket.read(&mut buffer).await.unwrap() > 0);
+        });
+        let error = client().unwrap().post(format!("http://{address}/")).body("{}").send().await.unwrap_err();
+        server.await.unwrap();
+        let problem = of_failure(&error, &address).0;
+        assert_eq!(
+            (problem.code, problem.retryable),
+            (ErrorCode::UnknownOutcome, false),
+            "{}",
+            problem.detail
+        );
+    }
+
+    #[tokio::test]
+    async fn the_client_never_follows_a_redirect() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let moved = || async { (axum::http::StatusCode::TEMPORARY_REDIRECT, [("location", "/elsewhere")]) };
+        let router = axum::Router::new().route("/", post(moved));
+        let server = tokio::spawn(async move { axum::serve(listener, router).await });
+        let answer = client().unwrap().post(format!("http://{address}/")).send().await.unwrap();
+        assert_eq!(answer.status(), 307);
+        server.abort();
+    }
+}

@@ -1,0 +1,178 @@
+//! The HTTP API: a router, one file per resource, and what stands before and behind the handlers.
+//!
+//! A request passes, in this order: the clock of [`timing`], the [`guard`] (origin, content type),
+//! for writes and worker calls the [`forward`]ing to the leader, then its handler. Whatever goes
+//! wrong anywhere leaves as a [`problem`] document.
+//!
+//! Invariant: status, health, report, logs and metrics are answered from what this node knows, and
+//! never wait for consensus. They have to answer when it is stuck.
+
+pub mod cluster;
+pub mod extract;
+pub mod forward;
+pub mod guard;
+pub mod leases;
+pub mod maintenance;
+pub mod node_health;
+pub mod observe;
+pub mod problem;
+pub mod read;
+pub mod results;
+pub mod stored;
+pub mod tasks;
+pub mod timing;
+pub mod unbuilt;
+pub mod validate;
+pub mod workers;
+
+use crate::command::{Command, Reply};
+use crate::config::Config;
+use crate::dispatch::Dispatch;
+use crate::health::Sampler;
+use crate::node::{Applied, Node, RaftView};
+use crate::store::Store;
+use crate::telemetry::Telemetry;
+use crate::telemetry::ring::LogRing;
+use api::ErrorCode;
+use axum::Router;
+use axum::extract::Request;
+use axum::middleware;
+use problem::{ApiError, ApiResult};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::Semaphore;
+
+/// What every handler works with. Cheap to clone.
+#[derive(Clone)]
+pub struct App {
+    /// The node.
+    pub node: Node,
+    /// DuckDB behind the applier.
+    pub store: Arc<Store>,
+    /// The leader's side of the worker protocol.
+    pub dispatch: Dispatch,
+    /// The figures.
+    pub telemetry: Telemetry,
+    /// The last log lines.
+    pub logs: LogRing,
+    /// What the process uses.
+    pub sampler: Sampler,
+    /// The node's config.
+    pub config: Arc<Config>,
+    /// When the process started.
+    pub started_at: Instant,
+    /// The client that forwards to the leader.
+    pub(crate) forwarding: reqwest::Client,
+    /// Names under which a browser may reach this node.
+    pub(crate) own_hosts: Arc<BTreeSet<String>>,
+    /// Questions to the database that may wait or run at once.
+    pub(crate) store_queries: Arc<Semaphore>,
+}
+
+impl App {
+    /// Puts the parts together. `sampler` must be running for resources to be true.
+    pub fn new(
+        node: Node,
+        store: Arc<Store>,
+        dispatch: Dispatch,
+        telemetry: Telemetry,
+        logs: LogRing,
+        sampler: Sampler,
+        config: Arc<Config>,
+    ) -> Result<App, String> {
+        let forwarding =
+            forward::client().map_err(|e| format!("the forwarding client can't be made: {e}"))?;
+        let own_hosts = Arc::new(guard::own_hosts(&config));
+        let started_at = Instant::now();
+        let store_queries = Arc::new(Semaphore::new(stored::MAX_QUERIES));
+        let app = App {
+            node,
+            store,
+            dispatch,
+            telemetry,
+            logs,
+            sampler,
+            config,
+            started_at,
+            forwarding,
+            own_hosts,
+            store_queries,
+        };
+        crate::telemetry::observe::register(&app);
+        Ok(app)
+    }
+
+    /// Address of the leader of this view.
+    pub fn leader_address_of(&self, view: &RaftView) -> Option<String> {
+        let leader = view.leader.as_deref()?;
+        if leader == self.node.node_id() {
+            return Some(self.config.address());
+        }
+        self.node.address_of(leader)
+    }
+
+    /// Address of the leader, as this node knows it.
+    pub fn leader_address(&self) -> Option<String> {
+        self.leader_address_of(&self.node.view())
+    }
+
+    /// Proposes a command; a failure or a refusal is a problem.
+    pub async fn propose(&self, command: Command) -> ApiResult<Applied> {
+        let applied = self
+            .node
+            .propose(command)
+            .await
+            .map_err(|error| problem::of_proposal(&error, self.leader_address()))?;
+        match applied.reply {
+            Reply::Refused { code, detail } => Err(ApiError::new(code, detail).with_leader(
+                matches!(code, ErrorCode::Overloaded | ErrorCode::Maintenance).then(|| self.config.address()),
+            )),
+            _ => Ok(applied),
+        }
+    }
+}
+
+/// The whole API.
+pub fn router(app: App) -> Router {
+    let led = Router::new()
+        .merge(tasks::writes())
+        .merge(workers::calls())
+        .merge(maintenance::writes())
+        .merge(leases::writes())
+        .merge(cluster::of_the_leader())
+        .route_layer(middleware::from_fn_with_state(app.clone(), forward::to_leader));
+    Router::new()
+        .merge(led)
+        .merge(tasks::reads())
+        .merge(results::reads())
+        .merge(workers::reads())
+        .merge(maintenance::reads())
+        .merge(cluster::of_this_node())
+        .merge(node_health::routes())
+        .merge(observe::routes())
+        .merge(unbuilt::routes())
+        .fallback(unknown_endpoint)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(middleware::from_fn_with_state(app.clone(), guard::check))
+        .layer(middleware::from_fn_with_state(app.clone(), timing::measure))
+        .with_state(app)
+}
+
+async fn unknown_endpoint(request: Request) -> ApiError {
+    let (method, path) = (request.method(), request.uri().path());
+    ApiError::new(ErrorCode::UnknownEndpoint, format!("there is no {method} {path}"))
+}
+
+async fn method_not_allowed(request: Request) -> ApiError {
+    let (method, path) = (request.method(), request.uri().path());
+    ApiError::new(ErrorCode::MethodNotAllowed, format!("{path} does not take {method}"))
+}
+
+/// A fresh id for a task, a lease or an operation: sorted by time, unique across nodes.
+pub(crate) fn fresh_id() -> String {
+    ulid::Ulid::generate().to_string()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,195 @@
+//! Tasks: submit, list, look, cancel, retry, and the result of an attempt.
+
+use super::extract::{Id, JsonBody, OptionalJson, Params};
+use super::problem::{ApiError, ApiResult};
+use super::read::{Consistency, Freshness};
+use super::{App, fresh_id, validate};
+use crate::command::{Command, Reply};
+use crate::machine::TaskFilter;
+use crate::node::Applied;
+use api::ErrorCode;
+use api::task::{
+    BatchSubmitted, NewBatch, NewTask, PAGE_DEFAULT, PAGE_MAX, ReportedStatus, ResultReport, Submitted,
+    TaskPage, TaskRecord, TaskStanding, TaskState,
+};
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::Deserialize;
+
+/// What only the leader does.
+pub fn writes() -> Router<App> {
+    Router::new()
+        .route("/api/tasks", post(submit))
+        .route("/api/tasks/batch", post(submit_batch))
+        .route("/api/tasks/{id}/cancel", post(cancel))
+        .route("/api/tasks/{id}/retry", post(retry))
+        .route("/api/tasks/{id}/result", post(report))
+}
+
+/// What every node answers.
+pub fn reads() -> Router<App> {
+    Router::new().route("/api/tasks", get(list)).route("/api/tasks/{id}", get(show))
+}
+
+async fn submit(State(app): State<App>, JsonBody(task): JsonBody<NewTask>) -> ApiResult<Response> {
+    let spec = validate::new_task(task, fresh_id).map_err(invalid)?;
+    let task_id = spec.task_id.clone();
+    let applied = app.propose(Command::Submit { tasks: vec![spec] }).await?;
+    match applied.reply {
+        Reply::Submitted { created: 1 } => {
+            let submitted = Submitted { task_id, index: applied.index };
+            Ok((StatusCode::CREATED, Json(submitted)).into_response())
+        }
+        // The same task id with the same body: it was there, this is its record.
+        Reply::Submitted { .. } => {
+            let record = app.node.machine().task(&task_id);
+            let submitted = Submitted { task_id, index: applied.index };
+            Ok((StatusCode::OK, Json(Repeated { submitted, task: record })).into_response())
+        }
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// Answer to a repeated submission.
+#[derive(serde::Serialize)]
+struct Repeated {
+    #[serde(flatten)]
+    submitted: Submitted,
+    /// The first one's record; none in the moment in which it leaves memory.
+    task: Option<TaskRecord>,
+}
+
+async fn submit_batch(State(app): State<App>, JsonBody(batch): JsonBody<NewBatch>) -> ApiResult<Response> {
+    let specs = validate::new_batch(batch.tasks, fresh_id).map_err(invalid)?;
+    let task_ids = specs.iter().map(|spec| spec.task_id.clone()).collect();
+    let applied = app.propose(Command::Submit { tasks: specs }).await?;
+    let Reply::Submitted { created } = applied.reply else { return Err(unexpected(&applied.reply)) };
+    let answer = BatchSubmitted { accepted: created, task_ids, index: applied.index };
+    Ok((StatusCode::CREATED, Json(answer)).into_response())
+}
+
+/// Body of a request that has nothing to say.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nothing {}
+
+async fn cancel(
+    State(app): State<App>,
+    Id(task_id): Id,
+    OptionalJson(Nothing {}): OptionalJson<Nothing>,
+) -> ApiResult<Json<TaskStanding>> {
+    let applied = app.propose(Command::Cancel { task_id: task_id.clone() }).await?;
+    standing(task_id, applied)
+}
+
+async fn retry(
+    State(app): State<App>,
+    Id(task_id): Id,
+    OptionalJson(Nothing {}): OptionalJson<Nothing>,
+) -> ApiResult<Json<TaskStanding>> {
+    let applied = app.propose(Command::Retry { task_id: task_id.clone() }).await?;
+    standing(task_id, applied)
+}
+
+async fn report(
+    State(app): State<App>,
+    Id(task_id): Id,
+    JsonBody(report): JsonBody<ResultReport>,
+) -> ApiResult<Json<TaskStanding>> {
+    validate::name("worker_id", &report.worker_id).map_err(invalid)?;
+    app.dispatch.heard(&report.worker_id);
+    let complete = Command::Complete {
+        task_id: task_id.clone(),
+        worker_id: report.worker_id,
+        token: report.token,
+        success: report.status == ReportedStatus::Completed,
+        result: report.result.map(|raw| raw.get().to_owned()),
+        error: report.error,
+        started_ms: report.started_at.as_millisecond(),
+        finished_ms: report.finished_at.as_millisecond(),
+        resources: report.resources.unwrap_or_default(),
+    };
+    let applied = app.propose(complete).await?;
+    standing(task_id, applied)
+}
+
+fn standing(task_id: String, applied: Applied) -> ApiResult<Json<TaskStanding>> {
+    match applied.reply {
+        Reply::Task { state } => Ok(Json(TaskStanding { task_id, state, index: applied.index })),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// `GET /api/tasks`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListQuery {
+    status: Option<TaskState>,
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    worker: Option<String>,
+    limit: Option<usize>,
+    after: Option<u64>,
+    #[serde(default)]
+    consistency: Consistency,
+    min_index: Option<u64>,
+}
+
+async fn list(State(app): State<App>, Params(query): Params<ListQuery>) -> ApiResult<Json<TaskPage>> {
+    let limit = page_limit(query.limit)?;
+    app.catch_up(query.consistency, query.min_index).await?;
+    let filter =
+        TaskFilter { state: query.status, kind: query.kind, worker: query.worker, after: query.after, limit };
+    Ok(Json(app.node.machine().list_tasks(&filter)))
+}
+
+async fn show(
+    State(app): State<App>,
+    Id(task_id): Id,
+    Params(query): Params<Freshness>,
+) -> ApiResult<Json<TaskRecord>> {
+    let index = app.catch_up(query.consistency, query.min_index).await?;
+    if let Some(record) = app.node.machine().task(&task_id) {
+        return Ok(Json(record));
+    }
+    // It never was, or it left memory; the store may be a little behind the machine.
+    if let Some(record) = stored(&app, &task_id).await? {
+        return Ok(Json(record));
+    }
+    if app.store.applied_index() < index {
+        app.store_caught_up(index).await?;
+        if let Some(record) = stored(&app, &task_id).await? {
+            return Ok(Json(record));
+        }
+    }
+    Err(ApiError::new(ErrorCode::UnknownTask, format!("there is no task `{task_id}`")))
+}
+
+async fn stored(app: &App, task_id: &str) -> ApiResult<Option<TaskRecord>> {
+    let id = task_id.to_owned();
+    app.ask_store(move |store| store.task(&id)).await
+}
+
+/// The page size asked for, or why it can't be had.
+pub(super) fn page_limit(asked: Option<usize>) -> ApiResult<usize> {
+    match asked.unwrap_or(PAGE_DEFAULT) {
+        limit @ 1..=PAGE_MAX => Ok(limit),
+        other => {
+            Err(ApiError::new(ErrorCode::Validation, format!("`limit` is {other}; must be 1 to {PAGE_MAX}")))
+        }
+    }
+}
+
+/// Faults of a body as an answer.
+pub(super) fn invalid(faults: validate::Faults) -> ApiError {
+    ApiError::new(ErrorCode::Validation, faults.to_string())
+}
+
+/// The machine gave a reply that its command never has.
+pub(super) fn unexpected(reply: &Reply) -> ApiError {
+    tracing::error!(?reply, "the machine gave a reply that does not fit its command");
+    ApiError::new(ErrorCode::Internal, "the state machine gave an answer that does not fit the request")
+}

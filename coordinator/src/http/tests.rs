@@ -1,0 +1,526 @@
+//! The whole router over a live cluster of one: real Raft, real log, real DuckDB, no socket.
+
+use super::*;
+use crate::raft::identity::Identity;
+use crate::store::StoreOptions;
+use axum::body::Body;
+use axum::http::{HeaderMap, StatusCode, header};
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+use std::future::Future;
+use std::time::Duration;
+use tower::ServiceExt;
+
+/// What any single condition may take on a slow machine.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A node of its own, ended with the test.
+struct Live {
+    app: App,
+    router: Router,
+    dispatch: tokio::task::JoinHandle<()>,
+    _folder: tempfile::TempDir,
+}
+
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Value,
+}
+
+impl Live {
+    /// A node that has not been started: role uninitialised.
+    fn idle() -> Live {
+        let folder = tempfile::tempdir().unwrap();
+        let config: Config = serde_json::from_value(json!({
+            "node_id": "n1", "host": "127.0.0.1", "port": 8080, "data_dir": folder.path(),
+            "enable_redundancy": false,
+        }))
+        .unwrap();
+        let config = Arc::new(config);
+        let identity = Identity::open(folder.path(), "n1").unwrap();
+        let node = Node::new(identity, &config);
+        let (store, _) = Store::open(config.db_path(), StoreOptions::default()).unwrap();
+        let dispatch = Dispatch::new(node.clone(), config.election_timeout_max);
+        let telemetry = Telemetry::new("n1").unwrap();
+        let sampler = Sampler::start(node.clone(), folder.path().to_owned()).unwrap();
+        let running = dispatch.spawn();
+        let app = App::new(node, Arc::new(store), dispatch, telemetry, LogRing::default(), sampler, config)
+            .unwrap();
+        Live { router: router(app.clone()), app, dispatch: running, _folder: folder }
+    }
+
+    /// A node that leads its cluster of one.
+    async fn leading() -> Live {
+        let live = Live::idle();
+        let store = Arc::clone(&live.app.store);
+        let (config, telemetry) = (Arc::clone(&live.app.config), live.app.telemetry.clone());
+        live.app.node.start(&config, store, telemetry).await.unwrap();
+        let mut view = live.app.node.watch();
+        let ready = view.wait_for(|view| view.role == api::cluster::Role::Leader && view.leader_ready);
+        tokio::time::timeout(DEADLINE, ready).await.expect("a leader within the deadline").unwrap();
+        live
+    }
+
+    async fn send(&self, request: axum::http::Request<Body>) -> Answer {
+        let response = tokio::time::timeout(DEADLINE, self.router.clone().oneshot(request))
+            .await
+            .expect("an answer within the deadline")
+            .unwrap();
+        let (parts, body) = response.into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        let answer = Answer { status: parts.status, headers: parts.headers, body };
+        if answer.status.is_client_error() || answer.status.is_server_error() {
+            let is_health = answer.body.get("checks").is_some();
+            assert!(
+                is_health || answer.headers[header::CONTENT_TYPE] == problem::PROBLEM_JSON,
+                "an error that is no problem document: {} {:?}",
+                answer.status,
+                String::from_utf8_lossy(&bytes)
+            );
+        }
+        answer
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        self.send(axum::http::Request::get(path).body(Body::empty()).unwrap()).await
+    }
+
+    async fn post(&self, path: &str, body: Value) -> Answer {
+        self.post_text(path, "application/json", &body.to_string()).await
+    }
+
+    async fn post_text(&self, path: &str, content_type: &str, body: &str) -> Answer {
+        let request = axum::http::Request::post(path).header(header::CONTENT_TYPE, content_type);
+        self.send(request.body(Body::from(body.to_owned())).unwrap()).await
+    }
+
+    /// A POST with nothing to say.
+    async fn act(&self, path: &str) -> Answer {
+        self.send(axum::http::Request::post(path).body(Body::empty()).unwrap()).await
+    }
+
+    async fn register(&self, worker: &str, slots: u32) {
+        let answer = self.post("/api/workers/register", json!({"worker_id": worker, "slots": slots})).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    }
+
+    async fn lease(&self, worker: &str, slots: u32, wait_ms: u64, tokens: &[u64]) -> Answer {
+        let body = json!({"slots": slots, "wait_ms": wait_ms, "tokens": tokens});
+        self.post(&format!("/api/workers/{worker}/lease"), body).await
+    }
+
+    async fn noop(&self, id: &str) {
+        let answer = self.post("/api/tasks", json!({"task_id": id, "type": "noop"})).await;
+        assert_eq!(answer.status, 201, "{}", answer.body);
+    }
+
+    async fn state(&self, id: &str) -> String {
+        self.get(&format!("/api/tasks/{id}")).await.body["state"].as_str().unwrap_or("none").to_owned()
+    }
+
+    async fn end(self) {
+        self.dispatch.abort();
+        self.app.node.stop().await;
+    }
+}
+
+/// Waits for a condition, and says what was awaited when it does not come.
+async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    let deadline = Instant::now() + DEADLINE;
+    while !holds().await {
+        assert!(Instant::now() < deadline, "not within {DEADLINE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn code(answer: &Answer) -> &str {
+    answer.body["code"].as_str().unwrap_or("no code")
+}
+
+fn tokens(answer: &Answer) -> Vec<u64> {
+    let tasks = answer.body["tasks"].as_array().expect("tasks");
+    tasks.iter().map(|task| task["token"].as_u64().unwrap()).collect()
+}
+
+fn report(token: u64, worker: &str) -> Value {
+    json!({
+        "worker_id": worker, "token": token, "status": "completed", "result": {"exit_code": 0},
+        "started_at": "2026-01-02T03:04:05Z", "finished_at": "2026-01-02T03:04:06Z",
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_goes_from_submission_to_result() {
+    let live = Live::leading().await;
+    live.register("w1", 2).await;
+    let submitted =
+        live.post("/api/tasks", json!({"task_id": "a/b::c", "type": "noop", "priority": 7})).await;
+    assert_eq!(submitted.status, 201);
+    assert_eq!(submitted.headers[api::SERVED_BY], "127.0.0.1:8080");
+    assert_eq!(live.state("a%2Fb::c").await, "pending");
+
+    let leased = live.lease("w1", 2, 10_000, &[]).await;
+    assert_eq!(leased.body["tasks"][0]["task_id"], "a/b::c", "{}", leased.body);
+    let token = tokens(&leased)[0];
+    assert_eq!(live.state("a%2Fb::c").await, "assigned");
+
+    let beat = live.post("/api/workers/w1/heartbeat", json!({"tokens": [token]})).await;
+    assert_eq!(beat.body, json!({"cancel": [], "draining": false}));
+    until("the delivery is logged", async || live.state("a%2Fb::c").await == "running").await;
+
+    let stale = live.post("/api/tasks/a%2Fb::c/result", report(token + 1, "w1")).await;
+    assert_eq!((stale.status.as_u16(), code(&stale)), (409, "stale_token"));
+    let done = live.post("/api/tasks/a%2Fb::c/result", report(token, "w1")).await;
+    assert_eq!((done.status.as_u16(), &done.body["state"]), (200, &json!("completed")));
+    let again = live.post("/api/tasks/a%2Fb::c/result", report(token, "w1")).await;
+    assert_eq!(
+        (again.status.as_u16(), &again.body["state"]),
+        (200, &json!("completed")),
+        "a result is idempotent"
+    );
+
+    let record = live.get("/api/tasks/a%2Fb::c").await.body;
+    assert_eq!(record["attempts"][0]["outcome"], "completed");
+    assert_eq!(record["result"]["exit_code"], 0);
+    let results = live.get("/api/results?status=completed&type=noop").await;
+    assert_eq!(results.body["tasks"][0]["task_id"], "a/b::c", "{}", results.body);
+    let beat = live.post("/api/workers/w1/heartbeat", json!({"tokens": [token]})).await;
+    assert_eq!(beat.body["cancel"], json!([token]));
+    live.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_waiting_call_is_served_when_work_comes_and_a_lost_answer_again() {
+    let live = Live::leading().await;
+    live.register("w1", 4).await;
+    let waiting = live.lease("w1", 4, 20_000, &[]);
+    let submit = async {
+        until("the call waits", async || live.app.dispatch.waiting_calls() == 1).await;
+        live.noop("late").await;
+    };
+    let (leased, ()) = tokio::join!(waiting, submit);
+    let token = tokens(&leased)[0];
+    // As if that answer had been lost: the next call does not name the token.
+    assert_eq!(tokens(&live.lease("w1", 4, 10_000, &[]).await), [token]);
+    let quiet = live.lease("w1", 3, 100, &[token]).await;
+    assert_eq!(quiet.body, json!({"tasks": [], "cancel": [], "draining": false}));
+    live.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cancelled_work_is_cancelled_at_its_worker_and_can_be_retried() {
+    let live = Live::leading().await;
+    live.register("w1", 1).await;
+    live.noop("t").await;
+    let token = tokens(&live.lease("w1", 1, 10_000, &[]).await)[0];
+    assert_eq!(live.act("/api/tasks/t/cancel").await.body["state"], "cancelled");
+    let twice = live.act("/api/tasks/t/cancel").await;
+    assert_eq!((twice.status.as_u16(), code(&twice)), (409, "invalid_state"));
+    let told = live.lease("w1", 1, 20_000, &[token]).await;
+    assert_eq!(told.body["cancel"], json!([token]), "it does not wait with bad news");
+    assert_eq!(live.act("/api/tasks/t/retry").await.body["state"], "pending");
+    assert_ne!(tokens(&live.lease("w1", 1, 10_000, &[]).await), [token]);
+    live.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_draining_worker_gets_nothing_new() {
+    let live = Live::leading().await;
+    live.register("w1", 1).await;
+    let waiting = live.lease("w1", 1, 20_000, &[]);
+    let drain = async {
+        until("the call waits", async || live.app.dispatch.waiting_calls() == 1).await;
+        assert_eq!(live.act("/api/workers/w1/drain").await.status, 200);
+    };
+    let (told, ()) = tokio::join!(waiting, drain);
+    assert_eq!(told.body, json!({"tasks": [], "cancel": [], "draining": true}));
+    live.noop("t").await;
+    assert_eq!(tokens(&live.lease("w1", 1, 500, &[]).await), [0u64; 0]);
+    assert_eq!(live.get("/api/workers").await.body["workers"][0]["state"], "draining");
+    assert_eq!(live.state("t").await, "pending");
+    live.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stranger_is_told_to_register() {
+    let live = Live::leading().await;
+    for answer in [
+        live.lease("nobody", 1, 100, &[]).await,
+        live.post("/api/workers/nobody/heartbeat", json!({})).await,
+        live.act("/api/workers/nobody/drain").await,
+    ] {
+        assert_eq!((answer.status.as_u16(), code(&answer)), (404, "unknown_worker"));
+    }
+    live.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn submissions_are_idempotent_by_id_and_checked_as_a_whole() {
+    let live = Live::leading().await;
+    live.noop("a").await;
+    let same = live.post("/api/tasks", json!({"task_id": "a", "type": "noop"})).await;
+    assert_eq!((same.status.as_u16(), &same.body["task"]["state"]), (200, &json!("pending")));
+    let other = live.post("/api/tasks", json!({"task_id": "a", "type": "noop", "priority": 1})).await;
+    assert_eq!((other.status.as_u16(), code(&other)), (409, "task_id_taken"));
+    let fresh = live.post("/api/tasks", json!({"type": "noop"})).await;
+    assert_eq!(fresh.body["task_id"].as_str().map(str::len), Some(26), "a ULID");
+
+    let batch = live
+        .post(
+            "/api/tasks/batch",
+            json!({"tasks": [{"task_id": "b", "type": "noop"}, {"task_id": "a", "type": "noop"}]}),
+        )
+        .await;
+    assert_eq!((batch.status.as_u16(), &batch.body["accepted"]), (201, &json!(1)));
+    assert_eq!(batch.body["task_ids"], json!(["b", "a"]));
+    let bad = live
+        .post(
+            "/api/tasks/batch",
+            json!({"tasks": [{"task_id": "c", "type": "noop"}, {"type": "noop", "priority": 10}]}),
+        )
+        .await;
+    assert_eq!(bad.status, 422);
+    assert!(bad.body["detail"].as_str().unwrap().contains("`tasks[1].priority`"), "{}", bad.body);
+    assert_eq!(live.get("/api/tasks/c").await.status, 404, "all or none");
+
+    let page = live.get("/api/tasks?limit=2&status=pending").await.body;
+    assert_eq!(page["tasks"].as_array().map(Vec::len), Some(2));
+    let rest = live.get(&format!("/api/tasks?after={}", page["next"].as_str().unwrap())).await.body;
+    assert_eq!(rest["tasks"].as_array().map(Vec::len), Some(1));
+    live.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn maintenance_refuses_new_tasks_and_assigns_none() {
+    let live = Live::leading().await;
+    live.register("w1", 1).await;
+    live.noop("before").await;
+    assert_eq!(live.act("/api/maintenance/enable").await.body["enabled"], true);
+    let refused = live.post("/api/tasks", json!({"type": "noop"})).await;
+    assert_eq!((refused.status.as_u16(), code(&refused)), (503, "maintenance"));
+    assert_eq!(refused.headers[header::RETRY_AFTER], "1");
+    assert_eq!(tokens(&live.lease("w1", 1, 300, &[]).await), [0u64; 0]);
+    assert_eq!(live.get("/api/maintenance").await.body["enabled"], true);
+    assert_eq!(live.act("/api/maintenance/disable").await.body["enabled"], false);
+    assert_eq!(tokens(&live.lease("w1", 1, 10_000, &[]).await).len(), 1);
+    live.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lease_is_fenced() {
+    let live = Live::leading().await;
+    let take = |holder: &'static str, ttl_ms: u64| {
+        live.post("/api/leases/recovery", json!({"holder": holder, "ttl_ms": ttl_ms}))
+    };
+    let first = take("a", 60_000).await.body;
+    assert_eq!(take("a", 60_000).await.body["epoch"], first["epoch"], "a renewal keeps its epoch");
+    let held = take("b", 60_000).await;
+    assert_eq!((held.status.as_u16(), code(&held)), (409, "lease_held"));
+    take("a", 0).await;
+    let second = take("b", 60_000).await.body;
+    assert!(second["epoch"].as_u64() > first["epoch"].as_u64(), "{first} {second}");
+    assert_eq!(second["cluster_id"].as_str(), live.app.node.cluster_id().as_deref());
+    live.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_health_endpoint_is_served() {
+    let live = Live::leading().await;
+    for path in ["", "/live", "/ready", "/db", "/log", "/state_checksum", "/resources", "/operations"] {
+        let answer = live.get(&format!("/api/health{path}")).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.body);
+    }
+    let status = live.get("/api/status").await.body;
+    assert_eq!((&status["role"], &status["current_leader"]), (&json!("leader"), &json!("n1")));
+    assert_eq!(status["leader_address"], "127.0.0.1:8080");
+    let report: api::cluster::Report = serde_json::from_value(live.get("/api/report").await.body).unwrap();
+    assert!(
+        report.config_differs.is_empty() && report.db.healthy && report.resources.threads > 3,
+        "{report:?}"
+    );
+
+    let checksum = live.get("/api/health/state_checksum").await.body;
+    let at = checksum["applied_index"].as_u64().unwrap();
+    let there = live.get(&format!("/api/health/state_checksum?index={at}")).await;
+    assert_eq!(there.status, 200);
+    let unknown = live.get("/api/health/state_checksum?index=999999").await;
+    assert_eq!((unknown.status.as_u16(), code(&unknown)), (422, "validation"));
+    live.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_without_a_cluster_answers_health_and_refuses_the_rest() {
+    let live = Live::idle();
+    assert_eq!(live.get("/api/status").await.body["role"], "uninitialised");
+    assert_eq!(live.get("/api/report").await.status, 200);
+    assert_eq!(live.get("/api/health/live").await.status, 200, "it lives, though nobody leads");
+    for path in ["/api/health", "/api/health/ready"] {
+        let answer = live.get(path).await;
+        assert_eq!(answer.status, 503, "{path}");
+        assert_eq!(answer.headers[header::RETRY_AFTER], "1");
+    }
+    let refused = live.post("/api/tasks", json!({"type": "noop"})).await;
+    assert_eq!((refused.status.as_u16(), code(&refused)), (503, "unavailable"));
+    assert!(refused.body["detail"].as_str().unwrap().contains("uninitialised"));
+    assert_eq!(live.get("/api/tasks").await.status, 503);
+    assert_eq!(live.get("/api/tasks?consistency=local").await.status, 200);
+    live.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_wait_for_the_index_they_name() {
+    let live = Live::leading().await;
+    live.noop("a").await;
+    let index = live.app.node.applied_index();
+    let read = live.get(&format!("/api/tasks/a?consistency=local&min_index={index}")).await;
+    assert_eq!(read.status, 200);
+    let far = live.get("/api/tasks/a?min_index=1000000").await;
+    assert_eq!((far.status.as_u16(), code(&far)), (503, "unavailable"));
+    let unknown = live.get("/api/tasks/never").await;
+    assert_eq!((unknown.status.as_u16(), code(&unknown)), (404, "unknown_task"));
+    live.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_requests_are_named() {
+    let live = Live::leading().await;
+    let json = "application/json";
+    for (answer, status, expected, detail) in [
+        (live.get("/api/nowhere").await, 404, "unknown_endpoint", "/api/nowhere"),
+        (live.get("/api/tasks/batch/deeper").await, 404, "unknown_endpoint", ""),
+        (live.act("/api/status").await, 405, "method_not_allowed", "/api/status"),
+        (
+            live.post_text("/api/tasks", json, "{\"type\": }").await,
+            400,
+            "malformed_json",
+            "line 1, column 10",
+        ),
+        (live.post_text("/api/tasks", json, "").await, 400, "malformed_json", "empty"),
+        (live.post_text("/api/tasks", json, r#"{"type": 5}"#).await, 422, "validation", "`type`"),
+        (live.post_text("/api/tasks", json, r#"{"typ": "x"}"#).await, 422, "validation", "typ"),
+        (live.post_text("/api/tasks", "text/plain", "{}").await, 415, "unsupported_media_type", "text/plain"),
+        (
+            live.post_text("/api/maintenance/enable", "application/x-www-form-urlencoded", "").await,
+            415,
+            "unsupported_media_type",
+            "",
+        ),
+        (
+            live.post_text("/api/tasks", json, &" ".repeat(extract::MAX_BODY_BYTES + 1)).await,
+            413,
+            "body_too_large",
+            "",
+        ),
+        (live.get("/api/tasks?limit=0").await, 422, "validation", "limit"),
+        (live.get("/api/tasks?limit=many").await, 422, "validation", "limit"),
+        (live.get("/api/tasks?state=pending").await, 422, "validation", "state"),
+        (live.get("/api/tasks?status=nowhere").await, 422, "validation", "nowhere"),
+        (live.get("/api/results?status=running").await, 422, "validation", "/api/tasks"),
+        (live.get("/api/tasks/%FF").await, 422, "validation", ""),
+        (live.act("/api/tasks/never/cancel").await, 404, "unknown_task", "never"),
+        (live.act("/api/admin/rebuild_db").await, 501, "not_implemented", "/api/admin/rebuild_db"),
+        (live.get("/api/backup").await, 501, "not_implemented", "/api/backup"),
+        (live.post("/api/cluster/transfer", json!({"to": "n9"})).await, 404, "unknown_member", "n9"),
+        (live.get("/api/cluster/can_lose?node=n9").await, 404, "unknown_member", "n9"),
+        (live.get("/api/logs?level=loud").await, 422, "validation", "loud"),
+        (live.lease("w", 0, 0, &[]).await, 422, "validation", "slots"),
+    ] {
+        assert_eq!((answer.status.as_u16(), code(&answer)), (status, expected), "{}", answer.body);
+        let said = answer.body["detail"].as_str().unwrap();
+        assert!(said.contains(detail), "`{detail}` is not in `{said}`");
+    }
+    live.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_method_is_told_the_right_ones() {
+    let live = Live::idle();
+    let allowed = |answer: Answer| answer.headers[header::ALLOW].to_str().unwrap().to_owned();
+    assert_eq!(allowed(live.act("/api/status").await), "GET,HEAD");
+    let put = axum::http::Request::put("/api/tasks").body(Body::empty()).unwrap();
+    let named = allowed(live.send(put).await);
+    assert!(named.contains("GET") && named.contains("POST"), "{named}");
+    live.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_foreign_page_may_not_call() {
+    let live = Live::idle();
+    let from = |origin: &str| {
+        axum::http::Request::post("/api/tasks")
+            .header(header::HOST, "127.0.0.1:8080")
+            .header(header::ORIGIN, origin)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Body::from("{}"))
+            .unwrap()
+    };
+    let refused = live.send(from("http://evil.example")).await;
+    assert_eq!((refused.status.as_u16(), code(&refused)), (403, "forbidden_origin"));
+    assert_ne!(live.send(from("http://127.0.0.1:8080")).await.status, 403);
+    live.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_can_be_looked_at() {
+    let live = Live::leading().await;
+    live.noop("seen").await;
+    let page = live.get("/api/debug/raft_log?limit=1000").await.body;
+    let entries = page["entries"].as_array().unwrap();
+    let submit = entries.iter().find(|e| e["commands"][0]["command"] == "submit");
+    assert!(submit.is_some_and(|e| e.to_string().contains("seen")), "{page}");
+    assert_eq!(live.get("/api/debug/raft_log?limit=0").await.status, 422);
+    let members = live.get("/api/cluster/members").await.body;
+    assert_eq!(members["members"][0]["node_id"], "n1");
+    assert_eq!(members["members"][0]["leader"], true);
+    let verdict = live.get("/api/cluster/can_lose?node=n1").await.body;
+    assert_eq!(verdict["can_lose"], false);
+    live.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn checkpoints_come_while_something_changes_and_stop_when_nothing_does() {
+    let live = Live::leading().await;
+    live.noop("a").await;
+    until("a checkpoint", async || live.app.node.machine().checkpoints().next().is_some()).await;
+    let index = live.app.node.applied_index();
+    let quiet = Instant::now();
+    until("two more intervals", async || quiet.elapsed() > Duration::from_secs(11)).await;
+    assert_eq!(live.app.node.applied_index(), index, "an idle cluster writes nothing");
+    live.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_declared_metric_of_the_node_is_scraped() {
+    let live = Live::leading().await;
+    live.noop("a").await;
+    live.get("/api/tasks/a").await;
+    let text = live.app.telemetry.render().unwrap();
+    for expected in [
+        "holdfast_raft_role{state=\"leader\"} 1",
+        "holdfast_tasks{state=\"pending\"} 1",
+        "holdfast_store_healthy 1",
+        "holdfast_tasks_submitted_total 1",
+        "http_route=\"/api/tasks/{id}\"",
+        "raft_engine",
+    ] {
+        assert!(text.contains(expected), "`{expected}` is missing in:\n{text}");
+    }
+    // What a lone node that has finished nothing can't have.
+    let not_here = [
+        "holdfast_peer_",
+        "holdfast_monitor_",
+        "holdfast_recovery_",
+        "holdfast_task_",
+        "holdfast_store_batch",
+        "holdfast_store_write",
+    ];
+    for metric in api::metrics::ALL {
+        let name = metric.prometheus_name();
+        if !not_here.iter().any(|prefix| name.starts_with(prefix)) {
+            assert!(text.contains(&format!("# TYPE {name} ")), "{name} is declared but not scraped");
+        }
+    }
+    live.end().await;
+}

@@ -1,0 +1,33 @@
+//! Endpoints of the contract that this version does not have: they say so by name, so that a
+//! caller can tell "not in this version" from "misspelt".
+
+use super::App;
+use super::problem::ApiError;
+use api::ErrorCode;
+use axum::Router;
+use axum::extract::Request;
+use axum::routing::{delete, get, post};
+
+/// The routes.
+pub fn routes() -> Router<App> {
+    let mut router = Router::new()
+        .route("/api/cluster/members", post(refuse))
+        .route("/api/cluster/members/{node_id}", delete(refuse))
+        .route("/api/backup", get(refuse))
+        .route("/api/auth/login", post(refuse))
+        .route("/api/events", get(refuse))
+        .route("/api/openapi.json", get(refuse));
+    for action in ["snapshot", "force_sync", "rebuild_db", "verify", "cancel_operations", "cleanup_resources"]
+    {
+        router = router.route(&format!("/api/admin/{action}"), post(refuse));
+    }
+    router
+}
+
+async fn refuse(request: Request) -> ApiError {
+    let (method, path) = (request.method(), request.uri().path());
+    ApiError::new(
+        ErrorCode::NotImplemented,
+        format!("{method} {path} is not available in version {}", api::VERSION),
+    )
+}

@@ -1,0 +1,230 @@
+//! The applier thread: committed entries into the machine, replies to their waiters, effects to
+//! the store.
+//!
+//! Invariant: entries are applied in order, each once. An entry that can't be decoded, or one
+//! of a kind this version does not know, stops the node instead of letting it diverge.
+
+use crate::command::Batch;
+use crate::machine::Machine;
+use crate::node::{Applied, NodeError};
+use crate::raft::driver::{Inbox, Input};
+use crate::raft::snapshots::{SnapshotName, Snapshots};
+use crate::store::{Rebuild, Store};
+use crate::telemetry::Telemetry;
+use crossbeam_channel::Receiver;
+use parking_lot::{Mutex, RwLock};
+use raft::eraftpb::{Entry, EntryType};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::{oneshot, watch};
+
+/// Whoever waits for a command.
+pub type Waiter = oneshot::Sender<Result<Applied, NodeError>>;
+
+/// What the applier is given, in order.
+pub enum Work {
+    /// Apply these.
+    Apply(Vec<ToApply>),
+    /// Replace the machine by this snapshot, which lies verified in the folder.
+    Install(SnapshotName),
+}
+
+/// When a snapshot is due.
+#[derive(Debug, Clone, Copy)]
+pub struct SnapshotPolicy {
+    /// Entries since the last one that make a snapshot wished for.
+    pub threshold_entries: u64,
+    /// Entries since the last one at which it is taken in any case.
+    pub max_log_entries: u64,
+}
+
+/// Between two snapshots that are only wished for.
+const SNAPSHOT_PAUSE: Duration = Duration::from_secs(10);
+
+/// What the applier remembers of snapshots.
+struct LastSnapshot {
+    index: u64,
+    at: Instant,
+    state_bytes: u64,
+    log_bytes: u64,
+    writing: Arc<AtomicBool>,
+}
+
+/// A committed entry with the waiters of its commands, in their order.
+pub struct ToApply {
+    /// The entry.
+    pub entry: Entry,
+    /// Empty where another node proposed it.
+    pub waiters: Vec<Waiter>,
+}
+
+/// Counters of the applier, read by health and metrics.
+#[derive(Debug, Default)]
+pub struct ApplierProgress {
+    /// Entries applied.
+    pub entries: AtomicU64,
+    /// Since when the present batch goes on.
+    pub busy_since: Mutex<Option<Instant>>,
+}
+
+/// What the applier works on.
+pub struct Applier {
+    /// The machine.
+    pub machine: Arc<RwLock<Machine>>,
+    /// Takes what is to be recorded, in order; never blocks.
+    pub store: Arc<Store>,
+    /// Where snapshots lie.
+    pub snapshots: Snapshots,
+    /// When one is due.
+    pub policy: SnapshotPolicy,
+    /// Index of the newest snapshot.
+    pub snapshot_index: u64,
+    /// What is at or below this index was counted before the restart.
+    pub replay_until: u64,
+    /// Whom to tell what is applied.
+    pub inbox: Inbox,
+    /// Wakes those who wait for an index.
+    pub applied: Arc<watch::Sender<u64>>,
+    /// Its counters.
+    pub progress: Arc<ApplierProgress>,
+    /// Metrics.
+    pub telemetry: Telemetry,
+    /// Told why the node has to stop taking part.
+    pub fail: Arc<dyn Fn(String) + Send + Sync>,
+}
+
+impl Applier {
+    /// Works until the queue closes or an entry can't be applied.
+    pub fn run(self, queue: &Receiver<Work>) {
+        let mut last = LastSnapshot {
+            index: self.snapshot_index,
+            at: Instant::now(),
+            state_bytes: 0,
+            log_bytes: 0,
+            writing: Arc::default(),
+        };
+        while let Ok(work) = queue.recv() {
+            *self.progress.busy_since.lock() = Some(Instant::now());
+            let result = match work {
+                Work::Apply(batch) => {
+                    last.log_bytes += batch.iter().map(|item| item.entry.data.len() as u64).sum::<u64>();
+                    self.apply(batch).and_then(|()| self.snapshot_if_due(&mut last))
+                }
+                Work::Install(name) => self.install(&name).map(|()| {
+                    last.index = name.index;
+                    last.state_bytes = name.bytes;
+                }),
+            };
+            *self.progress.busy_since.lock() = None;
+            if let Err(why) = result {
+                tracing::error!(why, "an entry can't be applied; the node stops taking part");
+                (self.fail)(why);
+                return;
+            }
+        }
+    }
+
+    /// Takes the machine's bytes here, where nobody changes it, and writes them on a thread of
+    /// their own.
+    fn snapshot_if_due(&self, last: &mut LastSnapshot) -> Result<(), String> {
+        let (index, term) = {
+            let machine = self.machine.read();
+            (machine.applied_index(), machine.applied_term())
+        };
+        let since = index.saturating_sub(last.index);
+        let wished = since >= self.policy.threshold_entries
+            && last.at.elapsed() >= SNAPSHOT_PAUSE
+            && last.log_bytes * 4 >= last.state_bytes;
+        if !(wished || since >= self.policy.max_log_entries) || last.writing.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let bytes = self.machine.read().encode_snapshot();
+        *last = LastSnapshot {
+            index,
+            at: Instant::now(),
+            state_bytes: bytes.len() as u64,
+            log_bytes: 0,
+            writing: last.writing.clone(),
+        };
+        let (snapshots, inbox, writing) = (self.snapshots.clone(), self.inbox.clone(), last.writing.clone());
+        let write = move || {
+            match snapshots.write(index, term, &bytes) {
+                Ok(name) => drop(inbox.tell(Input::SnapshotWritten(name))),
+                // The log stays as long as it is; the next one is tried in its time.
+                Err(error) => tracing::error!(%error, "a snapshot could not be written"),
+            }
+            writing.store(false, Ordering::Release);
+        };
+        let thread = std::thread::Builder::new().name("snapshot".into()).spawn(write);
+        thread.map(drop).map_err(|e| format!("a thread can't be started: {e}"))
+    }
+
+    fn install(&self, name: &SnapshotName) -> Result<(), String> {
+        let machine = self.snapshots.read(name).map_err(|e| e.to_string())?;
+        let effects = machine.effects_for_rebuild();
+        *self.machine.write() = machine;
+        self.store.rebuild(name.index, effects, Rebuild::Merge);
+        self.applied.send_replace(name.index);
+        self.inbox.tell(Input::Applied(name.index));
+        tracing::info!(index = name.index, bytes = name.bytes, "installed a snapshot of the leader");
+        Ok(())
+    }
+
+    fn apply(&self, batch: Vec<ToApply>) -> Result<(), String> {
+        let started = Instant::now();
+        let count = batch.len();
+        let mut answers = Vec::new();
+        let mut index = 0;
+        {
+            let mut machine = self.machine.write();
+            for item in batch {
+                index = item.entry.index;
+                let replies = self.apply_entry(&mut machine, &item.entry)?;
+                answers.extend(
+                    item.waiters
+                        .into_iter()
+                        .zip(replies)
+                        .map(|(waiter, reply)| (waiter, Applied { index, reply })),
+                );
+            }
+        }
+        self.progress.entries.fetch_add(count as u64, Ordering::Relaxed);
+        self.telemetry.applied(started.elapsed());
+        self.applied.send_replace(index);
+        for (waiter, applied) in answers {
+            // Whoever waited may have given up; the command is applied all the same.
+            let _ = waiter.send(Ok(applied));
+        }
+        self.inbox.tell(Input::Applied(index));
+        Ok(())
+    }
+
+    fn apply_entry(
+        &self,
+        machine: &mut Machine,
+        entry: &Entry,
+    ) -> Result<Vec<crate::command::Reply>, String> {
+        let (index, term) = (entry.index, entry.term);
+        let mut effects = Vec::new();
+        let mut replies = Vec::new();
+        if entry.get_entry_type() != EntryType::EntryNormal {
+            return Err(format!(
+                "entry {index} changes the membership, which this version does not do: update the program"
+            ));
+        }
+        if !entry.data.is_empty() {
+            let batch = Batch::decode(&entry.data).map_err(|e| format!("entry {index}: {e}"))?;
+            replies.reserve(batch.commands.len());
+            for command in &batch.commands {
+                replies.push(machine.apply(index, term, batch.stamp, command, &mut effects));
+            }
+        }
+        machine.finish_entry(index, term, &entry.data);
+        if index > self.replay_until {
+            self.telemetry.effects(&effects);
+        }
+        self.store.append(index, effects);
+        Ok(replies)
+    }
+}

@@ -1,0 +1,459 @@
+//! The owner thread: the only one that touches the replica.
+//!
+//! Each turn it drains its inbox (peers and completions first, then a bounded number of client
+//! requests, packed into one entry), ticks, lets the replica say what is to be done, and hands
+//! that out: messages to the transport, writes to the log writer, entries to the applier.
+//!
+//! It is a thread of its own, not a task, so that load on the HTTP side can't starve the ticks.
+
+use crate::node::{NodeError, Publisher};
+use crate::raft::applier::{ToApply, Waiter, Work};
+use crate::raft::snapshots::SnapshotName;
+use crate::raft::transport::{Pulse, Transport};
+use crate::replica::{LogWrite, OlderEntries, ProposeRefused, Replica, Tag, Truncated, Turn};
+use crate::telemetry::{ProposalOutcome, ReadOutcome, Telemetry};
+use crossbeam_channel::{Receiver, Sender, TrySendError};
+use raft::eraftpb::{Message, Snapshot};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+
+/// Length of a tick. The guide's shortest sensible heartbeat is five of them.
+pub const TICK: Duration = Duration::from_millis(10);
+/// Requests of clients that may wait for the owner thread.
+const CLIENT_QUEUE: usize = 16_384;
+/// Batches of peer messages that may wait for it; beyond it they are dropped, as a network would.
+const PEER_QUEUE: usize = 8_192;
+/// Inputs of peers and threads taken in one turn.
+const DRAIN: usize = 4_096;
+/// Bytes packed into one entry, unless one command alone is larger.
+const ENTRY_BYTES: usize = 1024 * 1024;
+/// How long proposals wait out a hand-over of leadership.
+const HOLD: Duration = Duration::from_millis(1_000);
+
+/// What the owner thread is told.
+pub enum Input {
+    /// Messages of a peer.
+    Peer(Vec<Message>),
+    /// The log is durable up to this write; then these messages may leave.
+    Durable {
+        /// The write's number.
+        number: u64,
+        /// Messages that waited for it.
+        send: Vec<Message>,
+    },
+    /// The machine has applied up to this index.
+    Applied(u64),
+    /// A snapshot of this node's machine is on disk.
+    SnapshotWritten(SnapshotName),
+    /// A message to this member could not be sent.
+    Unreachable(u64),
+    /// A member told how it stands.
+    Pulse(u64, Pulse),
+    /// A client's command.
+    Propose(Vec<u8>, Waiter),
+    /// A client's linearizable read.
+    Read(oneshot::Sender<Result<u64, NodeError>>),
+    /// Hand leadership to this member, or to the best one.
+    Transfer(Option<u64>, oneshot::Sender<Result<(), NodeError>>),
+    /// End.
+    Stop,
+}
+
+/// Where inputs go. Cheap to clone.
+#[derive(Clone)]
+pub struct Inbox {
+    threads: Sender<Input>,
+    clients: Sender<Input>,
+    peers_waiting: Arc<AtomicUsize>,
+}
+
+/// The other end of an [`Inbox`].
+pub struct Outbox {
+    threads: Receiver<Input>,
+    clients: Receiver<Input>,
+    peers_waiting: Arc<AtomicUsize>,
+}
+
+/// An inbox and its other end.
+pub fn inbox() -> (Inbox, Outbox) {
+    let (threads, threads_out) = crossbeam_channel::unbounded();
+    let (clients, clients_out) = crossbeam_channel::bounded(CLIENT_QUEUE);
+    let waiting = Arc::new(AtomicUsize::new(0));
+    (
+        Inbox { threads, clients, peers_waiting: waiting.clone() },
+        Outbox { threads: threads_out, clients: clients_out, peers_waiting: waiting },
+    )
+}
+
+impl Inbox {
+    /// Tells something that must not get lost; false when the owner thread has ended.
+    pub fn tell(&self, input: Input) -> bool {
+        self.threads.send(input).is_ok()
+    }
+
+    /// Gives a peer's messages; dropped when too many wait.
+    pub fn peer(&self, messages: Vec<Message>) {
+        if self.peers_waiting.fetch_add(1, Ordering::Relaxed) >= PEER_QUEUE {
+            self.peers_waiting.fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
+        let _ = self.threads.send(Input::Peer(messages));
+    }
+
+    /// Gives a client's request; refused when the queue is full.
+    pub fn client(&self, input: Input) -> Result<(), NodeError> {
+        self.clients.try_send(input).map_err(|e| match e {
+            TrySendError::Full(_) => NodeError::Overloaded,
+            TrySendError::Disconnected(_) => NodeError::NoLeader,
+        })
+    }
+}
+
+/// Everything the owner thread works with.
+pub struct Driver<O: OlderEntries> {
+    /// The replica.
+    pub replica: Replica<O>,
+    /// Its inputs.
+    pub outbox: Outbox,
+    /// The log writer's queue.
+    pub writer: Sender<LogWrite>,
+    /// The applier's queue.
+    pub applier: Sender<Work>,
+    /// Up to which index DuckDB is durable; entries behind it are kept for it.
+    pub store_durable: Box<dyn Fn() -> u64 + Send>,
+    /// Entries kept behind a snapshot, so that a peer that lags a little needs none.
+    pub kept_entries: u64,
+    /// The peers.
+    pub transport: Arc<Transport>,
+    /// Where the view goes.
+    pub publisher: Publisher,
+    /// Commands packed into one entry at most.
+    pub max_batch_commands: usize,
+    /// Metrics.
+    pub telemetry: Telemetry,
+    /// Counts turns, for the live probe.
+    pub turns: Arc<AtomicU64>,
+    /// The voters' Raft ids, this one included.
+    pub voters: Vec<u64>,
+    /// This one's.
+    pub raft_id: u64,
+}
+
+struct Proposal {
+    command: Vec<u8>,
+    waiter: Waiter,
+    since: Instant,
+}
+
+/// What the owner thread remembers between turns.
+struct Waiting {
+    origin: Instant,
+    next_tag: Tag,
+    /// Waiters by the tag of their entry, with the time of the proposal.
+    proposals: HashMap<Tag, (Vec<Waiter>, Instant)>,
+    reads: HashMap<Tag, oneshot::Sender<Result<u64, NodeError>>>,
+    /// Reads that know their index and wait until it is applied.
+    ready_reads: BTreeMap<u64, Vec<Tag>>,
+    fresh: Vec<Proposal>,
+    applied: u64,
+    ends: HashMap<u64, Pulse>,
+    elections: u64,
+    /// A snapshot that replaces the machine once the write of this number is durable.
+    install: Option<(u64, SnapshotName)>,
+    stop: bool,
+    heard_peer: bool,
+}
+
+impl<O: OlderEntries> Driver<O> {
+    /// Works until it is told to stop.
+    pub fn run(mut self, applied: u64) {
+        let mut waiting = Waiting {
+            origin: Instant::now(),
+            next_tag: 1,
+            proposals: HashMap::new(),
+            reads: HashMap::new(),
+            ready_reads: BTreeMap::new(),
+            fresh: Vec::new(),
+            applied,
+            ends: HashMap::new(),
+            elections: 0,
+            install: None,
+            stop: false,
+            heard_peer: false,
+        };
+        if self.voters == [self.raft_id] {
+            self.compare_ends(&mut waiting);
+            self.replica.campaign();
+        }
+        let mut next_tick = Instant::now() + TICK;
+        while !waiting.stop {
+            self.receive(&mut waiting, next_tick);
+            next_tick = self.tick(&mut waiting, next_tick);
+            self.propose(&mut waiting);
+            let turn = self.replica.turn();
+            self.hand_out(turn, &mut waiting);
+            self.publish(&mut waiting);
+            self.turns.fetch_add(1, Ordering::Relaxed);
+        }
+        for (_, (waiters, _)) in waiting.proposals.drain() {
+            waiters.into_iter().for_each(|w| drop(w.send(Err(NodeError::UnknownOutcome))));
+        }
+        for (_, reader) in waiting.reads.drain() {
+            let _ = reader.send(Err(NodeError::NoLeader));
+        }
+    }
+
+    /// Waits for the first input or the next tick, then drains what is there.
+    fn receive(&mut self, waiting: &mut Waiting, next_tick: Instant) {
+        let first = crossbeam_channel::select! {
+            recv(self.outbox.threads) -> input => input.ok(),
+            recv(self.outbox.clients) -> input => input.ok(),
+            default(next_tick.saturating_duration_since(Instant::now())) => None,
+        };
+        if let Some(input) = first {
+            self.take(input, waiting);
+        }
+        for _ in 0..DRAIN {
+            let Ok(input) = self.outbox.threads.try_recv() else { break };
+            self.take(input, waiting);
+        }
+        let mut bytes: usize = waiting.fresh.iter().map(|p| p.command.len()).sum();
+        while waiting.fresh.len() < self.max_batch_commands && bytes < ENTRY_BYTES {
+            let Ok(input) = self.outbox.clients.try_recv() else { break };
+            if let Input::Propose(command, _) = &input {
+                bytes += command.len();
+            }
+            self.take(input, waiting);
+        }
+    }
+
+    fn take(&mut self, input: Input, waiting: &mut Waiting) {
+        match input {
+            Input::Peer(messages) => {
+                self.outbox.peers_waiting.fetch_sub(1, Ordering::Relaxed);
+                waiting.heard_peer = true;
+                messages.into_iter().for_each(|m| self.replica.step(m));
+            }
+            Input::Durable { number, send } => {
+                self.transport.send(send);
+                self.replica.on_durable(number);
+                if waiting.install.as_ref().is_some_and(|(at, _)| *at <= number)
+                    && let Some((_, name)) = waiting.install.take()
+                {
+                    let _ = self.applier.send(Work::Install(name));
+                }
+            }
+            Input::SnapshotWritten(name) => self.compact(&name),
+            Input::Applied(index) => {
+                self.replica.on_applied(index);
+                waiting.applied = index;
+                while let Some(entry) = waiting.ready_reads.first_entry() {
+                    if *entry.key() > index {
+                        break;
+                    }
+                    let (at, tags) = entry.remove_entry();
+                    waiting.answer_reads(&tags, Ok(at));
+                }
+            }
+            Input::Unreachable(raft_id) => self.replica.on_unreachable(raft_id),
+            Input::Pulse(raft_id, pulse) => {
+                if pulse.leads {
+                    self.replica.meet_leader(raft_id, pulse.term, pulse.last_index);
+                }
+                if pulse.suspect {
+                    self.replica.meet_suspect(raft_id, pulse.last_index);
+                }
+                waiting.ends.insert(raft_id, pulse);
+                self.compare_ends(waiting);
+            }
+            Input::Propose(command, waiter) => {
+                waiting.fresh.push(Proposal { command, waiter, since: Instant::now() });
+            }
+            Input::Read(reader) => {
+                let tag = waiting.tag();
+                waiting.reads.insert(tag, reader);
+                self.replica.read(tag);
+            }
+            Input::Transfer(to, reply) => {
+                let target = to.or_else(|| self.replica.best_transferee());
+                let result = match target.map(|id| self.replica.transfer_to(id)) {
+                    Some(Ok(())) => Ok(()),
+                    Some(Err(ProposeRefused::NotLeader)) => Err(NodeError::NotLeader),
+                    Some(Err(ProposeRefused::Busy)) | None => Err(NodeError::Overloaded),
+                };
+                let _ = reply.send(result);
+            }
+            Input::Stop => waiting.stop = true,
+        }
+    }
+
+    /// After a stall, many ticks are due at once. If peers were heard meanwhile, the stall was
+    /// ours: counting it as their silence would start an election that nobody needs.
+    fn tick(&mut self, waiting: &mut Waiting, mut next_tick: Instant) -> Instant {
+        let now = Instant::now();
+        let mut due = 0;
+        while next_tick <= now {
+            next_tick += TICK;
+            due += 1;
+        }
+        if due > 1 && waiting.heard_peer {
+            due = 1;
+        }
+        (0..due.min(100)).for_each(|_| self.replica.tick());
+        if due > 0 {
+            waiting.heard_peer = false;
+        }
+        next_tick
+    }
+
+    /// Packs what clients asked for into one entry.
+    fn propose(&mut self, waiting: &mut Waiting) {
+        if waiting.fresh.is_empty() {
+            return;
+        }
+        let proposals = std::mem::take(&mut waiting.fresh);
+        let mut commands = Vec::with_capacity(proposals.len());
+        let mut waiters = Vec::with_capacity(proposals.len());
+        let since = proposals.first().map_or_else(Instant::now, |p| p.since);
+        for proposal in proposals {
+            commands.push(proposal.command);
+            waiters.push(proposal.waiter);
+        }
+        let tag = waiting.tag();
+        let mono_ms = waiting.origin.elapsed().as_millis() as u64;
+        let wall_ms = jiff::Timestamp::now().as_millisecond();
+        match self.replica.propose(&commands, mono_ms, wall_ms, tag) {
+            Ok(()) => {
+                self.telemetry.entry_commands(waiters.len() as u64);
+                waiting.proposals.insert(tag, (waiters, since));
+            }
+            Err(ProposeRefused::Busy) if since.elapsed() < HOLD => {
+                let again = commands.into_iter().zip(waiters);
+                waiting.fresh.extend(again.map(|(command, waiter)| Proposal { command, waiter, since }));
+            }
+            Err(refused) => {
+                let error = match refused {
+                    ProposeRefused::NotLeader => NodeError::NotLeader,
+                    ProposeRefused::Busy => NodeError::Overloaded,
+                };
+                self.telemetry.proposal(ProposalOutcome::Dropped, since.elapsed());
+                waiters.into_iter().for_each(|w| drop(w.send(Err(error.clone()))));
+            }
+        }
+    }
+
+    fn hand_out(&mut self, turn: Turn, waiting: &mut Waiting) {
+        if let Some((number, snapshot)) = &turn.install {
+            match serde_json::from_slice(snapshot.get_data()) {
+                Ok(name) => waiting.install = Some((*number, name)),
+                // The transport let it through only after it had read and fetched it.
+                Err(e) => tracing::error!(error = %e, "a snapshot's name can't be read"),
+            }
+        }
+        self.transport.send(turn.send);
+        for write in turn.writes {
+            // The writer ends only after this thread.
+            let _ = self.writer.send(write);
+        }
+        if !turn.apply.is_empty() {
+            let entries = turn
+                .apply
+                .into_iter()
+                .map(|committed| {
+                    let waiters = committed.tag.and_then(|tag| waiting.proposals.remove(&tag));
+                    if let Some((_, since)) = &waiters {
+                        self.telemetry.proposal(ProposalOutcome::Applied, since.elapsed());
+                    }
+                    ToApply { entry: committed.entry, waiters: waiters.map(|(w, _)| w).unwrap_or_default() }
+                })
+                .collect();
+            let _ = self.applier.send(Work::Apply(entries));
+        }
+        for (index, tags) in turn.reads {
+            tags.iter().for_each(|_| self.telemetry.read(ReadOutcome::Served));
+            if index <= waiting.applied {
+                waiting.answer_reads(&tags, Ok(index));
+            } else {
+                waiting.ready_reads.entry(index).or_default().extend(tags);
+            }
+        }
+        turn.expired_reads.iter().for_each(|_| self.telemetry.read(ReadOutcome::Expired));
+        waiting.answer_reads(&turn.expired_reads, Err(NodeError::NoLeader));
+        for tag in turn.unknown {
+            if let Some((waiters, since)) = waiting.proposals.remove(&tag) {
+                self.telemetry.proposal(ProposalOutcome::Unknown, since.elapsed());
+                waiters.into_iter().for_each(|w| drop(w.send(Err(NodeError::UnknownOutcome))));
+            }
+        }
+    }
+
+    /// The log may begin behind a snapshot, as far as DuckDB has what was before.
+    fn compact(&mut self, name: &SnapshotName) {
+        let mut snapshot = Snapshot::default();
+        let metadata = snapshot.mut_metadata();
+        metadata.index = name.index;
+        metadata.term = name.term;
+        metadata.set_conf_state(self.replica.conf_state());
+        snapshot.data = serde_json::to_vec(name).unwrap_or_default().into();
+        let upto = name.index.saturating_sub(self.kept_entries).min((self.store_durable)());
+        if let Some(write) = self.replica.on_snapshot(snapshot, upto) {
+            let _ = self.writer.send(write);
+        }
+    }
+
+    fn publish(&mut self, waiting: &mut Waiting) {
+        let standing = self.replica.standing();
+        let end = self.replica.log_end();
+        self.transport.set_pulse(Pulse {
+            leads: standing.role == raft::StateRole::Leader,
+            knows_leader: standing.leader != 0,
+            suspect: standing.suspect,
+            term: standing.term,
+            last_index: end.index,
+            last_term: end.term,
+        });
+        for _ in waiting.elections..self.replica.elections() {
+            self.telemetry.election();
+        }
+        waiting.elections = self.replica.elections();
+        self.publisher.publish(&standing, &self.replica.progress());
+    }
+
+    /// A suspect without a leader waits until every voter has told its log end.
+    fn compare_ends(&mut self, waiting: &mut Waiting) {
+        let standing = self.replica.standing();
+        if !standing.suspect || standing.leader != 0 {
+            return;
+        }
+        let own = self.replica.log_end();
+        let mut best = own;
+        for voter in self.voters.iter().filter(|v| **v != self.raft_id) {
+            let Some(pulse) = waiting.ends.get(voter) else { return };
+            if pulse.leads || pulse.knows_leader {
+                return;
+            }
+            if (pulse.last_term, pulse.last_index) > (best.term, best.index) {
+                best = Truncated { index: pulse.last_index, term: pulse.last_term };
+            }
+        }
+        self.replica.compare_log_ends(best);
+    }
+}
+
+impl Waiting {
+    fn tag(&mut self) -> Tag {
+        self.next_tag += 1;
+        self.next_tag
+    }
+
+    fn answer_reads(&mut self, tags: &[Tag], answer: Result<u64, NodeError>) {
+        for tag in tags {
+            if let Some(reader) = self.reads.remove(tag) {
+                let _ = reader.send(answer.clone());
+            }
+        }
+    }
+}

@@ -1,0 +1,371 @@
+//! How a cluster comes to be.
+//!
+//! The configured peers ask each other who they are until every one has answered. The node with
+//! the lowest id (byte order) then writes one founding record (cluster id and all first voters
+//! with their incarnations), accepts it durably itself and asks the others to. A node accepts
+//! one record in its life. Only when every member has accepted does Raft start, everywhere from
+//! the same voters.
+//!
+//! Invariants:
+//! - Nobody founds while any configured peer is silent, has data, or names other nodes.
+//! - A node that finds its peers in a cluster never founds a second one.
+//! - Entries of the peer list that turn out to be the node itself (by id and boot nonce, not by
+//!   address) are left out, so that a list may name every node.
+
+use crate::config::Config;
+use crate::raft::identity::{Founding, Identity, Member, random_hex};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The path that tells who a node is.
+pub const IDENTITY_PATH: &str = "/raft/identity";
+/// The path that asks a node to accept a founding record.
+pub const FOUND_PATH: &str = "/raft/found";
+/// Between two rounds of asking.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// How far a node is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Knows no cluster.
+    Uninitialised,
+    /// Has accepted a founding record that others may not have.
+    Accepted,
+    /// Is a member of a founded cluster.
+    Founded,
+}
+
+/// `GET /raft/identity`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdentityCard {
+    /// The node.
+    pub node_id: String,
+    /// Its incarnation.
+    pub incarnation: String,
+    /// `host:port` as it tells peers.
+    pub address: String,
+    /// Unique to this start of the process.
+    pub boot_nonce: u64,
+    /// How far it is.
+    pub stage: Stage,
+    /// The record it has accepted.
+    pub founding: Option<Founding>,
+    /// Every node id it is configured with, itself included; empty until all have answered.
+    pub node_ids: BTreeSet<String>,
+}
+
+/// What founding shares with the HTTP side.
+pub struct Founder {
+    identity: Mutex<Identity>,
+    address: String,
+    node_ids: Mutex<BTreeSet<String>>,
+    detail: Mutex<Waiting>,
+}
+
+/// Why the node does not serve yet.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// True where its peers are a cluster that it has no place in.
+    pub joining: bool,
+    /// What it waits for.
+    pub why: String,
+}
+
+impl Founder {
+    /// Round an identity.
+    pub fn new(identity: Identity, config: &Config) -> Arc<Founder> {
+        Arc::new(Founder {
+            identity: Mutex::new(identity),
+            address: config.address(),
+            node_ids: Mutex::default(),
+            detail: Mutex::new(Waiting { joining: false, why: "starting".into() }),
+        })
+    }
+
+    /// What this node tells about itself.
+    pub fn card(&self) -> IdentityCard {
+        let identity = self.identity.lock();
+        let stage = match (identity.founding(), identity.founded()) {
+            (_, true) => Stage::Founded,
+            (Some(_), false) => Stage::Accepted,
+            (None, _) => Stage::Uninitialised,
+        };
+        IdentityCard {
+            node_id: identity.node_id().into(),
+            incarnation: identity.incarnation().into(),
+            address: self.address.clone(),
+            boot_nonce: identity.boot_nonce,
+            stage,
+            founding: identity.founding().cloned(),
+            node_ids: self.node_ids.lock().clone(),
+        }
+    }
+
+    /// How often this node was started.
+    pub fn boot_counter(&self) -> u64 {
+        self.identity.lock().boot_counter()
+    }
+
+    /// Why the node does not serve yet.
+    pub fn waiting(&self) -> Waiting {
+        self.detail.lock().clone()
+    }
+
+    /// Answers a founder: durably accepts its record, or says why not.
+    pub fn accept(&self, founding: &Founding) -> Result<(), String> {
+        let mut identity = self.identity.lock();
+        let own = founding.members.iter().find(|m| m.node_id == identity.node_id());
+        match own {
+            Some(member) if member.incarnation == identity.incarnation() => identity.accept(founding),
+            Some(_) => Err(format!("the record names another incarnation of node {}", identity.node_id())),
+            None => Err(format!("the record does not name node {}", identity.node_id())),
+        }
+    }
+
+    /// Works until the cluster is founded and this node is a member of it.
+    pub async fn found(&self, config: &Config) -> Result<Founding, crate::raft::DataError> {
+        if !config.enable_redundancy {
+            return self.found_alone();
+        }
+        let http = reqwest::Client::builder()
+            .timeout(Duration::from_secs(1))
+            .connect_timeout(Duration::from_millis(500))
+            .build()
+            .unwrap_or_default();
+        let mut told = String::new();
+        loop {
+            match self.round(config, &http).await {
+                Ok(founding) => {
+                    self.identity.lock().set_founded()?;
+                    return Ok(founding);
+                }
+                Err(waiting) => {
+                    if waiting.why != told {
+                        tracing::info!(why = %waiting.why, "not a member of a cluster yet");
+                        told.clone_from(&waiting.why);
+                    }
+                    *self.detail.lock() = waiting;
+                }
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    fn found_alone(&self) -> Result<Founding, crate::raft::DataError> {
+        let mut identity = self.identity.lock();
+        let founding = match identity.founding() {
+            Some(had) => had.clone(),
+            None => {
+                let member = Member {
+                    node_id: identity.node_id().into(),
+                    incarnation: identity.incarnation().into(),
+                    address: self.address.clone(),
+                };
+                let founding = Founding { cluster_id: random_hex()?, members: vec![member] };
+                identity
+                    .accept(&founding)
+                    .map_err(|why| crate::raft::DataError::Damaged { path: config_path(), why })?;
+                founding
+            }
+        };
+        identity.set_founded()?;
+        Ok(founding)
+    }
+
+    /// One round of asking; the founding record once everybody has it.
+    async fn round(&self, config: &Config, http: &reqwest::Client) -> Result<Founding, Waiting> {
+        let own = self.card();
+        if own.stage == Stage::Founded
+            && let Some(founding) = own.founding
+        {
+            return Ok(founding);
+        }
+        let (cards, silent) = ask_all(config, &own, http).await?;
+        if let Some(founding) = &own.founding {
+            return self.carry_on(founding, &own, &cards, http).await;
+        }
+        refuse_a_second_cluster(&own, &cards)?;
+        if !silent.is_empty() {
+            return Err(wait(format!("waiting for {}", silent.join(", "))));
+        }
+        let node_ids: BTreeSet<String> =
+            cards.values().map(|(_, c)| c.node_id.clone()).chain([own.node_id.clone()]).collect();
+        *self.node_ids.lock() = node_ids.clone();
+        for (address, card) in cards.values() {
+            if !card.node_ids.is_empty() && card.node_ids != node_ids {
+                return Err(wait(format!(
+                    "node {} at {address} is configured with the nodes {:?}, this one with {:?}: mend the peer lists",
+                    card.node_id, card.node_ids, node_ids
+                )));
+            }
+        }
+        if node_ids.first() != Some(&own.node_id) {
+            return Err(wait(format!(
+                "waiting for node {} to found the cluster",
+                node_ids.first().cloned().unwrap_or_default()
+            )));
+        }
+        if let Some((address, card)) = cards.values().find(|(_, c)| c.node_ids.is_empty()) {
+            return Err(wait(format!(
+                "waiting until node {} at {address} has reached its peers",
+                card.node_id
+            )));
+        }
+        let mut members: Vec<Member> = cards
+            .values()
+            .map(|(_, c)| c)
+            .chain([&own])
+            .map(|c| Member {
+                node_id: c.node_id.clone(),
+                incarnation: c.incarnation.clone(),
+                address: c.address.clone(),
+            })
+            .collect();
+        members.sort_by(|a, b| a.node_id.cmp(&b.node_id));
+        let cluster_id = random_hex().map_err(|e| wait(e.to_string()))?;
+        let founding = Founding { cluster_id, members };
+        self.identity.lock().accept(&founding).map_err(wait)?;
+        tracing::info!(cluster_id = %founding.cluster_id, members = founding.members.len(), "founding a cluster");
+        self.carry_on(&founding, &self.card(), &cards, http).await
+    }
+
+    /// With a record accepted: the founder sees to it that all have it, the others watch.
+    async fn carry_on(
+        &self,
+        founding: &Founding,
+        own: &IdentityCard,
+        cards: &BTreeMap<String, (String, IdentityCard)>,
+        http: &reqwest::Client,
+    ) -> Result<Founding, Waiting> {
+        let same = |card: &IdentityCard| card.founding.as_ref() == Some(founding);
+        if cards.values().any(|(_, c)| c.stage == Stage::Founded && same(c)) {
+            return Ok(founding.clone());
+        }
+        if founding.members.first().map(|m| &m.node_id) != Some(&own.node_id) {
+            return Err(wait("waiting until every member has accepted the founding of the cluster"));
+        }
+        for member in founding.members.iter().filter(|m| m.node_id != own.node_id) {
+            let Some((address, card)) = cards.get(&member.node_id) else {
+                return Err(wait(format!(
+                    "waiting for node {} to accept the founding of the cluster",
+                    member.node_id
+                )));
+            };
+            if same(card) {
+                continue;
+            }
+            let answer = http.post(format!("http://{address}{FOUND_PATH}")).json(founding).send().await;
+            let refused = match answer {
+                Ok(answer) if answer.status().is_success() => continue,
+                Ok(answer) => {
+                    answer.json::<api::Problem>().await.map_or_else(|e| e.to_string(), |p| p.detail)
+                }
+                Err(e) => api::client::error_chain(&e),
+            };
+            return Err(wait(format!(
+                "node {} did not accept the founding of the cluster: {refused}",
+                member.node_id
+            )));
+        }
+        Ok(founding.clone())
+    }
+}
+
+fn config_path() -> std::path::PathBuf {
+    "identity.json".into()
+}
+
+fn wait(why: impl Into<String>) -> Waiting {
+    Waiting { joining: false, why: why.into() }
+}
+
+/// Asks every configured peer; cards by node id with the address that gave them, and who is silent.
+async fn ask_all(
+    config: &Config,
+    own: &IdentityCard,
+    http: &reqwest::Client,
+) -> Result<(BTreeMap<String, (String, IdentityCard)>, Vec<String>), Waiting> {
+    let asked = config.peers.iter().map(|peer| async move {
+        let address = peer.address();
+        let card = async {
+            let answer = http.get(format!("http://{address}{IDENTITY_PATH}")).send().await?;
+            answer.error_for_status()?.json::<IdentityCard>().await
+        };
+        (peer, address.clone(), card.await)
+    });
+    let mut cards = BTreeMap::new();
+    let mut silent = Vec::new();
+    for (peer, address, card) in futures_util::future::join_all(asked).await {
+        let card = match card {
+            Ok(card) => card,
+            Err(e) => {
+                tracing::debug!(address, error = %e, "a peer did not say who it is");
+                silent.push(address);
+                continue;
+            }
+        };
+        if card.node_id == own.node_id {
+            if card.boot_nonce == own.boot_nonce {
+                continue;
+            }
+            return Err(wait(format!(
+                "the peer at {address} also calls itself node `{}`: two nodes have one id; change node_id of one of them",
+                own.node_id
+            )));
+        }
+        if let Some(expected) = &peer.id
+            && *expected != card.node_id
+        {
+            return Err(wait(format!(
+                "the peer at {address} is node `{}`, the config calls it `{expected}`",
+                card.node_id
+            )));
+        }
+        if let Some((other, had)) = cards.get(&card.node_id) as Option<&(String, IdentityCard)>
+            && had.boot_nonce != card.boot_nonce
+        {
+            return Err(wait(format!(
+                "the peers at {other} and {address} both call themselves node `{}`",
+                card.node_id
+            )));
+        }
+        cards.insert(card.node_id.clone(), (address, card));
+    }
+    Ok((cards, silent))
+}
+
+/// A node without a record whose peers are a cluster has no place to found one.
+fn refuse_a_second_cluster(
+    own: &IdentityCard,
+    cards: &BTreeMap<String, (String, IdentityCard)>,
+) -> Result<(), Waiting> {
+    for (address, card) in cards.values() {
+        let Some(founding) = &card.founding else { continue };
+        match founding.members.iter().find(|m| m.node_id == own.node_id) {
+            Some(member) if member.incarnation == own.incarnation => {}
+            Some(_) => {
+                return Err(Waiting {
+                    joining: true,
+                    why: format!(
+                        "cluster {} knows node {} with another data directory, which this node has lost; taking the old one's place is not available in this version: bring the old data directory back",
+                        founding.cluster_id, own.node_id
+                    ),
+                });
+            }
+            None => {
+                return Err(Waiting {
+                    joining: true,
+                    why: format!(
+                        "node {} at {address} is in cluster {}, which does not know this node; adding members is not available in this version",
+                        card.node_id, founding.cluster_id
+                    ),
+                });
+            }
+        }
+    }
+    Ok(())
+}

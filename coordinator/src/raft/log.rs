@@ -1,0 +1,297 @@
+//! The log on disk: raft-engine, opened strictly, and the thread that writes to it.
+//!
+//! The writer takes everything that waits in its queue and makes it durable with one sync, so
+//! that many writes share the cost. It reports the highest number that is durable.
+//!
+//! Invariant: what is reported durable was written by `Engine::write(non-empty batch, sync)`;
+//! raft-engine's own `sync()` does nothing. A failed sync ends the process (the engine panics,
+//! the profile aborts): after it nobody knows what the disk holds.
+
+use super::DataError;
+use crate::raft::driver::{Inbox, Input};
+use crate::replica::{LogWrite, OlderEntries, Recovered, Truncated};
+use crate::telemetry::Telemetry;
+use crossbeam_channel::{Receiver, Sender};
+use parking_lot::Mutex;
+use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
+use raft_engine::{Command, Config, Engine, LogBatch, MessageExt, ReadableSize, RecoveryMode};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+/// The one Raft group's id in the engine.
+pub const GROUP: u64 = 1;
+const HARD_STATE_KEY: &[u8] = b"hard_state";
+/// The newest snapshot's metadata and name, as Raft's own message.
+const SNAPSHOT_KEY: &[u8] = b"snapshot";
+/// Index and term of the last entry that was compacted away, big-endian.
+const TRUNCATED_KEY: &[u8] = b"truncated";
+/// Bytes written with one sync at most.
+const MAX_SYNC_BYTES: usize = 8 * 1024 * 1024;
+
+/// Tells raft-engine what an entry is.
+#[derive(Clone)]
+pub struct Entries;
+
+impl MessageExt for Entries {
+    type Entry = Entry;
+
+    fn index(entry: &Entry) -> u64 {
+        entry.index
+    }
+}
+
+/// Opens the engine; any bad record is an error ([`super::log_end::check`] comes first).
+pub fn open_engine(folder: &Path) -> Result<Engine, DataError> {
+    let config = Config {
+        dir: folder.to_string_lossy().into_owned(),
+        recovery_mode: RecoveryMode::AbsoluteConsistency,
+        recovery_threads: 1,
+        target_file_size: ReadableSize::mb(32),
+        purge_threshold: ReadableSize::mb(256),
+        // Compression costs more CPU here than the bytes are worth.
+        batch_compression_threshold: ReadableSize::kb(0),
+        // Format 1 without recycled files: records can be checked without the engine.
+        format_version: raft_engine::Version::V1,
+        enable_log_recycle: false,
+        ..Default::default()
+    };
+    Engine::open(config).map_err(|e| DataError::Engine { path: folder.into(), why: e.to_string() })
+}
+
+/// Counters of the writer, read by health and metrics.
+#[derive(Debug, Default)]
+pub struct WriterProgress {
+    /// Batches synced.
+    pub syncs: AtomicU64,
+    /// Since when the present write goes on.
+    pub busy_since: Mutex<Option<Instant>>,
+}
+
+/// The log, open.
+#[derive(Clone)]
+pub struct RaftLog {
+    engine: Arc<Engine>,
+}
+
+impl OlderEntries for RaftLog {
+    fn fetch(&self, low: u64, high: u64, max_bytes: u64) -> Result<Vec<Entry>, String> {
+        let mut out = Vec::new();
+        let max = usize::try_from(max_bytes).unwrap_or(usize::MAX).max(1);
+        let first = self.engine.first_index(GROUP).unwrap_or(u64::MAX);
+        let last = self.engine.last_index(GROUP).unwrap_or(0);
+        let (low, high) = (low.max(first), high.min(last + 1));
+        if low >= high {
+            return Ok(out);
+        }
+        self.engine
+            .fetch_entries_to::<Entries>(GROUP, low, high, Some(max), &mut out)
+            .map_err(|e| format!("reading entries {low}..{high} of the log: {e}"))?;
+        Ok(out)
+    }
+}
+
+impl RaftLog {
+    /// Opens the log in `folder`.
+    pub fn open(folder: &Path) -> Result<RaftLog, DataError> {
+        Ok(RaftLog { engine: Arc::new(open_engine(folder)?) })
+    }
+
+    /// What a restart begins with.
+    pub fn recovered(&self, conf_state: ConfState) -> Result<Recovered, String> {
+        let hard_state = self
+            .engine
+            .get_message::<HardState>(GROUP, HARD_STATE_KEY)
+            .map_err(|e| format!("reading the hard state: {e}"))?
+            .unwrap_or_default();
+        let snapshot = self
+            .engine
+            .get_message::<Snapshot>(GROUP, SNAPSHOT_KEY)
+            .map_err(|e| format!("reading the snapshot's name: {e}"))?;
+        let truncated = self
+            .engine
+            .get(GROUP, TRUNCATED_KEY)
+            .map(|b| decode_truncated(&b))
+            .transpose()?
+            .unwrap_or_default();
+        let last = match self.engine.last_index(GROUP) {
+            Some(index) if index > truncated.index => {
+                let entry = self.engine.get_entry::<Entries>(GROUP, index);
+                let entry = entry.map_err(|e| format!("reading entry {index}: {e}"))?;
+                Truncated { index, term: entry.ok_or(format!("entry {index} is missing"))?.term }
+            }
+            _ => truncated,
+        };
+        Ok(Recovered { hard_state, conf_state, truncated, last, snapshot })
+    }
+
+    /// Entries from `from` on, at most `limit`, for people.
+    pub fn page(&self, from: u64, limit: usize) -> Result<Vec<Entry>, String> {
+        self.fetch(from, from.saturating_add(limit as u64), 4 * 1024 * 1024)
+    }
+
+    /// Index bounds (first, last) of what the disk holds.
+    pub fn bounds(&self) -> (u64, u64) {
+        (self.engine.first_index(GROUP).unwrap_or(1), self.engine.last_index(GROUP).unwrap_or(0))
+    }
+
+    /// Starts the writer thread.
+    pub fn start_writer(
+        &self,
+        inbox: Inbox,
+        progress: Arc<WriterProgress>,
+        telemetry: Telemetry,
+    ) -> std::io::Result<(Sender<LogWrite>, std::thread::JoinHandle<()>)> {
+        let (sender, receiver) = crossbeam_channel::unbounded();
+        let engine = self.engine.clone();
+        let thread = std::thread::Builder::new()
+            .name("log-writer".into())
+            .spawn(move || run_writer(&engine, &receiver, &inbox, &progress, &telemetry))?;
+        Ok((sender, thread))
+    }
+}
+
+/// The queue needs no bound of its own: what is in it was admitted by the replica, which bounds
+/// the bytes in flight.
+fn run_writer(
+    engine: &Engine,
+    queue: &Receiver<LogWrite>,
+    inbox: &Inbox,
+    progress: &WriterProgress,
+    telemetry: &Telemetry,
+) {
+    let mut held: Option<LogWrite> = None;
+    loop {
+        let Some(first) = held.take().or_else(|| queue.recv().ok()) else { return };
+        *progress.busy_since.lock() = Some(Instant::now());
+        let mut batch = LogBatch::default();
+        let mut written = Gathered::default();
+        let mut next = Some(first);
+        while let Some(write) = next.take() {
+            if !written.fits(&write) {
+                held = Some(write);
+                break;
+            }
+            written.take(write, &mut batch, engine);
+            if batch.approximate_size() < MAX_SYNC_BYTES {
+                next = queue.try_recv().ok();
+            }
+        }
+        let started = Instant::now();
+        if !batch.is_empty() {
+            if let Err(e) = engine.write(&mut batch, written.must_sync) {
+                // Nothing of it was acknowledged. Without its log the node can't go on, and what
+                // the disk holds is decided at the next start.
+                tracing::error!(error = %e, "the log can't be written; the process ends");
+                std::process::abort();
+            }
+            if written.compacted {
+                // Frees the files in which nothing is left; what stays is moved together.
+                if let Err(e) = engine.purge_expired_files() {
+                    tracing::warn!(error = %e, "old log files could not be purged; tried again at the next compaction");
+                }
+            }
+            if written.must_sync {
+                telemetry.log_sync(started.elapsed(), written.entries as u64);
+                progress.syncs.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        *progress.busy_since.lock() = None;
+        if !inbox.tell(Input::Durable { number: written.number, send: written.then_send }) {
+            return;
+        }
+    }
+}
+
+/// Several writes that become one batch.
+#[derive(Default)]
+struct Gathered {
+    number: u64,
+    entries: usize,
+    last_index: Option<u64>,
+    then_send: Vec<raft::eraftpb::Message>,
+    must_sync: bool,
+    compacted: bool,
+    replaced: bool,
+}
+
+impl Gathered {
+    /// A write that goes back behind an entry of this batch, or that replaces the log, begins a
+    /// batch of its own.
+    fn fits(&self, write: &LogWrite) -> bool {
+        let alone = self.replaced || write.install.is_some();
+        if alone && (self.entries > 0 || self.replaced || self.number > 0) {
+            return false;
+        }
+        match (self.last_index, write.entries.first()) {
+            (Some(last), Some(first)) => first.index == last + 1,
+            _ => true,
+        }
+    }
+
+    fn take(&mut self, write: LogWrite, batch: &mut LogBatch, engine: &Engine) {
+        self.number = self.number.max(write.number);
+        self.must_sync |= write.must_sync;
+        self.entries += write.entries.len();
+        if let Some(last) = write.entries.last() {
+            self.last_index = Some(last.index);
+        }
+        if let Err(e) = self.encode(&write, batch, engine) {
+            tracing::error!(error = %e, "entries can't be encoded for the log; the process ends");
+            std::process::abort();
+        }
+        self.then_send.extend(write.then_send);
+    }
+
+    fn encode(&mut self, write: &LogWrite, batch: &mut LogBatch, engine: &Engine) -> raft_engine::Result<()> {
+        if let Some(snapshot) = &write.install {
+            // Entries behind the snapshot belong to another history: all go.
+            self.replaced = true;
+            let metadata = snapshot.get_metadata();
+            let end = engine.last_index(GROUP).unwrap_or(0).max(metadata.index) + 1;
+            batch.add_command(GROUP, Command::Compact { index: end });
+            self.name(snapshot, Truncated { index: metadata.index, term: metadata.term }, batch)?;
+        }
+        batch.add_entries::<Entries>(GROUP, &write.entries)?;
+        if let Some(state) = &write.hard_state {
+            batch.put_message(GROUP, HARD_STATE_KEY.to_vec(), state)?;
+        }
+        if let Some((snapshot, truncated)) = &write.compact {
+            batch.add_command(GROUP, Command::Compact { index: truncated.index + 1 });
+            self.name(snapshot, *truncated, batch)?;
+        }
+        Ok(())
+    }
+
+    fn name(
+        &mut self,
+        snapshot: &Snapshot,
+        truncated: Truncated,
+        batch: &mut LogBatch,
+    ) -> raft_engine::Result<()> {
+        self.compacted = true;
+        batch.put_message(GROUP, SNAPSHOT_KEY.to_vec(), snapshot)?;
+        let bytes = [truncated.index.to_be_bytes(), truncated.term.to_be_bytes()].concat();
+        batch.put(GROUP, TRUNCATED_KEY.to_vec(), bytes)
+    }
+}
+
+fn decode_truncated(bytes: &[u8]) -> Result<Truncated, String> {
+    let word = |at: usize| bytes.get(at..at + 8)?.try_into().ok().map(u64::from_be_bytes);
+    match (bytes.len(), word(0), word(8)) {
+        (16, Some(index), Some(term)) => Ok(Truncated { index, term }),
+        _ => Err(format!("the mark of the log's beginning has {} bytes instead of 16", bytes.len())),
+    }
+}
+
+/// Writes one synced entry, as the writer would.
+#[cfg(test)]
+pub fn write_entries_for_test(engine: &Engine, index: u64) {
+    let mut batch = LogBatch::default();
+    let entry = Entry { index, term: 1, data: vec![index as u8; 200].into(), ..Default::default() };
+    batch.add_entries::<Entries>(GROUP, &[entry]).unwrap();
+    let state = HardState { term: 1, commit: index, ..Default::default() };
+    batch.put_message(GROUP, HARD_STATE_KEY.to_vec(), &state).unwrap();
+    engine.write(&mut batch, true).unwrap();
+}

@@ -1,0 +1,722 @@
+//! The replica: one member of the Raft group, without threads, clocks or IO.
+//!
+//! It owns the `RawNode`. The node round it (and the simulation) feeds it ticks, messages,
+//! proposals and reads, and calls [`Replica::turn`], which says what is to be done now: send
+//! these messages, make this durable, apply these entries, answer these reads. What was made
+//! durable or applied is reported back.
+//!
+//! Order of a turn (raft-rs' asynchronous persistence): a leader's messages may leave at once,
+//! since its own vote for an entry counts only when the entry is durable; a follower's leave
+//! after the write that they promise ([`LogWrite::then_send`]).
+//!
+//! Invariants:
+//! - No message that promises something (a vote, an acknowledgement) leaves before what it
+//!   promises is durable.
+//! - A *suspect* replica, one whose log lost its end, neither votes nor campaigns until it holds
+//!   everything a leader had when it met it. Its acknowledgements are true (it acknowledges what
+//!   it has written), its vote would not be: the entry it lost may have been committed with its help.
+//! - A proposal's outcome is told once: applied, or unknown when leadership was lost.
+
+mod log_view;
+
+pub use log_view::{LogView, OlderEntries, Recovered, Truncated};
+
+use crate::command::{Batch, Stamp};
+use raft::eraftpb::{Entry, EntryType, HardState, Message, MessageType, Snapshot};
+use raft::{Config, RawNode, ReadOnlyOption, StateRole, Storage};
+use std::collections::{BTreeMap, VecDeque};
+
+/// Names a proposal or read to whoever waits for it.
+pub type Tag = u64;
+
+/// The replica's timers and bounds.
+#[derive(Debug, Clone)]
+pub struct ReplicaConfig {
+    /// Raft id of this member.
+    pub raft_id: u64,
+    /// Unique to this start of the process: read contexts carry it.
+    pub boot_nonce: u64,
+    /// Ticks between heartbeats.
+    pub heartbeat_ticks: usize,
+    /// Shortest election time-out, in ticks.
+    pub election_ticks_min: usize,
+    /// Longest election time-out, in ticks.
+    pub election_ticks_max: usize,
+    /// Index up to which the machine is applied already.
+    pub applied: u64,
+    /// The machine's log time at that index.
+    pub applied_log_ms: u64,
+    /// Bytes of the log's tail kept in memory.
+    pub cache_limit_bytes: u64,
+    /// Bytes of proposals that may be in flight; beyond it they are dropped.
+    pub max_uncommitted_bytes: u64,
+    /// True where the log lost its end at the last crash.
+    pub suspect: bool,
+    /// Seed of the election time-outs.
+    pub seed: u64,
+}
+
+/// Something to be made durable, in the order of `number`.
+#[derive(Debug, Clone, Default)]
+pub struct LogWrite {
+    /// Report this to [`Replica::on_durable`].
+    pub number: u64,
+    /// Term, vote and commit, where they changed.
+    pub hard_state: Option<HardState>,
+    /// Entries to append; they replace what stands at their indexes.
+    pub entries: Vec<Entry>,
+    /// Messages that may leave once this, and all before it, is durable.
+    pub then_send: Vec<Message>,
+    /// The whole log is replaced by this snapshot; entries begin behind it.
+    pub install: Option<Snapshot>,
+    /// Entries up to here may go, since this snapshot holds them.
+    pub compact: Option<(Snapshot, Truncated)>,
+    /// False where losing it costs nothing (only the commit index moved).
+    pub must_sync: bool,
+}
+
+/// A committed entry, and who waits for it.
+#[derive(Debug, Clone)]
+pub struct Committed {
+    /// The entry.
+    pub entry: Entry,
+    /// The waiters of the commands in it, where this replica proposed it.
+    pub tag: Option<Tag>,
+}
+
+/// What is to be done after a turn.
+#[derive(Debug, Default)]
+pub struct Turn {
+    /// Send now.
+    pub send: Vec<Message>,
+    /// Make durable, then send.
+    pub writes: Vec<LogWrite>,
+    /// A snapshot to replace the machine by, once the write of this number is durable and
+    /// before anything of this or a later turn is applied.
+    pub install: Option<(u64, Snapshot)>,
+    /// Apply in this order.
+    pub apply: Vec<Committed>,
+    /// Reads that may be answered once this index is applied.
+    pub reads: Vec<(u64, Vec<Tag>)>,
+    /// Reads whose time ran out.
+    pub expired_reads: Vec<Tag>,
+    /// Proposals whose outcome nobody here can know any more.
+    pub unknown: Vec<Tag>,
+}
+
+/// Why a proposal was not taken. Nothing was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProposeRefused {
+    /// This replica does not lead.
+    NotLeader,
+    /// Too much is in flight, or leadership is being handed over.
+    Busy,
+}
+
+/// What the replica says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// Raft's role.
+    pub role: StateRole,
+    /// True while the log's lost end is not made up.
+    pub suspect: bool,
+    /// Raft id of the leader, 0 without one.
+    pub leader: u64,
+    /// True once this leader has applied an entry of its own term.
+    pub leader_ready: bool,
+    /// Term.
+    pub term: u64,
+    /// Commit index.
+    pub commit: u64,
+    /// First index of the log.
+    pub first: u64,
+    /// Last index of the log.
+    pub last: u64,
+    /// Index of the newest snapshot, 0 without one.
+    pub snapshot: u64,
+}
+
+struct PendingRead {
+    tags: Vec<Tag>,
+    age_ticks: u32,
+}
+
+/// One member of the Raft group.
+pub struct Replica<O: OlderEntries> {
+    raw: RawNode<LogView<O>>,
+    config: ReplicaConfig,
+    applied: u64,
+    /// (index, term, tag) of this replica's proposals, by index.
+    proposals: VecDeque<(u64, u64, Tag)>,
+    /// Reads that wait for the next context.
+    new_reads: Vec<Tag>,
+    /// Ticks since a snapshot was sent to a peer that has not answered.
+    snapshots_sent: BTreeMap<u64, u32>,
+    /// Reads on their way, by context counter, with the age of each.
+    reads: BTreeMap<u64, PendingRead>,
+    next_read: u64,
+    /// The newest log time seen in any entry.
+    last_log_ms: u64,
+    /// (log time, monotonic ms) from which this leader counts on.
+    lead_since: Option<(u64, u64)>,
+    suspect: Option<Suspicion>,
+    unknown: Vec<Tag>,
+    expired: Vec<Tag>,
+    /// Numbers of writes handed out and not reported durable, with the last index of each.
+    unsynced: VecDeque<(u64, u64)>,
+    elections: u64,
+    /// State of the generator of election time-outs, and the (term, role) it last drew for.
+    random: u64,
+    drawn_for: (u64, StateRole),
+}
+
+/// What a suspect replica still has to see.
+#[derive(Debug, Clone, Copy, Default)]
+struct Suspicion {
+    /// (leader, term, index to reach): the leader's last index when it was met in that term.
+    met: Option<(u64, u64, u64)>,
+    /// The best log end among all voters, once every one of them has told its own.
+    floor: Option<Truncated>,
+}
+
+/// A peer that has not answered a snapshot after so many ticks is sent another.
+const SNAPSHOT_TICKS: u32 = 1_500;
+/// A read older than this many heartbeat intervals is asked again; contexts can get lost.
+const READ_REPEAT_HEARTBEATS: u32 = 3;
+/// A read that is asked for this many election time-outs is given up.
+const READ_EXPIRY_ELECTIONS: u32 = 12;
+
+impl<O: OlderEntries> Replica<O> {
+    /// A replica on what the disk holds.
+    ///
+    /// The hard state's commit index is raised to `config.applied`: what was applied was
+    /// committed, but the commit index may not have been durable when the process ended.
+    pub fn new(config: ReplicaConfig, mut recovered: Recovered, older: O) -> Result<Self, String> {
+        if config.applied > recovered.last.index {
+            return Err(format!(
+                "the machine has applied index {}, but the log ends at {}: entries are missing",
+                config.applied, recovered.last.index
+            ));
+        }
+        if recovered.hard_state.commit > recovered.last.index {
+            // Possible only after the log's end was cut: the lost entries were committed, and a
+            // leader that has them will send them again.
+            recovered.hard_state.commit = recovered.last.index;
+        }
+        recovered.hard_state.commit = recovered.hard_state.commit.max(config.applied);
+        let last_log_ms = last_log_ms(&older, recovered.last.index).max(config.applied_log_ms);
+        let raft_config = Config {
+            id: config.raft_id,
+            election_tick: config.election_ticks_min,
+            min_election_tick: config.election_ticks_min,
+            max_election_tick: config.election_ticks_max,
+            heartbeat_tick: config.heartbeat_ticks,
+            applied: config.applied,
+            max_size_per_msg: 1024 * 1024,
+            max_inflight_msgs: 256,
+            check_quorum: true,
+            pre_vote: true,
+            read_only_option: ReadOnlyOption::Safe,
+            // raft-rs 0.7 joins entries to an unsent empty append of another index, which the
+            // peer then takes for entries at that index; the simulation found it. Commands are
+            // packed into entries here, so there is little for it to batch.
+            batch_append: false,
+            max_uncommitted_size: config.max_uncommitted_bytes,
+            max_committed_size_per_ready: 8 * 1024 * 1024,
+            ..Default::default()
+        };
+        let view = LogView::new(recovered, older, config.cache_limit_bytes);
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let raw =
+            RawNode::new(&raft_config, view, &logger).map_err(|e| format!("raft refused its start: {e}"))?;
+        let suspect = config.suspect.then(Suspicion::default);
+        let mut replica = Replica {
+            raw,
+            applied: config.applied,
+            proposals: VecDeque::new(),
+            new_reads: Vec::new(),
+            snapshots_sent: BTreeMap::new(),
+            reads: BTreeMap::new(),
+            next_read: 0,
+            last_log_ms,
+            lead_since: None,
+            suspect,
+            unknown: Vec::new(),
+            expired: Vec::new(),
+            unsynced: VecDeque::new(),
+            elections: 0,
+            random: config.seed,
+            drawn_for: (u64::MAX, StateRole::Follower),
+            config,
+        };
+        replica.draw_timeout();
+        Ok(replica)
+    }
+
+    /// raft-rs draws its election time-out from the thread's generator when term or role change;
+    /// drawing it again from the replica's own makes a run repeatable.
+    fn draw_timeout(&mut self) {
+        let now = (self.raw.raft.term, self.raw.raft.state);
+        if now == self.drawn_for {
+            return;
+        }
+        self.drawn_for = now;
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.random;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^= mixed >> 31;
+        let span = (self.config.election_ticks_max - self.config.election_ticks_min).max(1);
+        let ticks = self.config.election_ticks_min + (mixed % span as u64) as usize;
+        self.raw.raft.set_randomized_election_timeout(ticks);
+    }
+
+    /// One tick of the timers.
+    pub fn tick(&mut self) {
+        let before = self.raw.raft.term;
+        let was_candidate = self.raw.raft.state == StateRole::Candidate;
+        // A follower's tick only drives its election, which a suspect must not start unless its
+        // log end is the best of all.
+        if self.may_campaign() {
+            self.raw.tick();
+        }
+        self.draw_timeout();
+        if self.raw.raft.state == StateRole::Candidate && (!was_candidate || self.raw.raft.term != before) {
+            self.elections += 1;
+        }
+        self.age_reads();
+        self.age_snapshots();
+    }
+
+    /// Starts an election at once; a cluster of one need not wait.
+    pub fn campaign(&mut self) {
+        if self.may_campaign() {
+            let _ = self.raw.campaign();
+            self.draw_timeout();
+        }
+    }
+
+    fn may_campaign(&self) -> bool {
+        match self.suspect {
+            None => true,
+            Some(s) => s.floor.is_some_and(|floor| !behind(self.raw.store().last(), floor)),
+        }
+    }
+
+    /// Takes a peer's message.
+    pub fn step(&mut self, mut message: Message) {
+        if message.get_msg_type() == MessageType::MsgHeartbeat {
+            // A leader that does not know yet that this log lost its end names a commit index
+            // beyond it, for which raft-rs would end the process.
+            message.commit = message.commit.min(self.raw.store().last().index);
+        }
+        if let Some(suspicion) = self.suspect {
+            match message.get_msg_type() {
+                MessageType::MsgRequestVote | MessageType::MsgRequestPreVote => {
+                    let candidate = Truncated { index: message.index, term: message.log_term };
+                    if suspicion.floor.is_none_or(|floor| behind(candidate, floor)) {
+                        return;
+                    }
+                }
+                MessageType::MsgTimeoutNow => return,
+                _ => {}
+            }
+        }
+        // Refusals (an unknown sender, a stale term) are Raft's own business.
+        let _ = self.raw.step(message);
+        self.draw_timeout();
+    }
+
+    /// Packs commands into one entry and proposes it. `mono_ms` is any monotonic clock.
+    pub fn propose(
+        &mut self,
+        commands: &[Vec<u8>],
+        mono_ms: u64,
+        wall_ms: i64,
+        tag: Tag,
+    ) -> Result<(), ProposeRefused> {
+        if self.raw.raft.state != StateRole::Leader {
+            return Err(ProposeRefused::NotLeader);
+        }
+        let (from_log, from_mono) = *self.lead_since.get_or_insert((self.last_log_ms, mono_ms));
+        let log_ms = (from_log + mono_ms.saturating_sub(from_mono)).max(self.last_log_ms);
+        let data = Batch::pack(Stamp { log_ms, wall_ms }, commands);
+        let before = self.raw.raft.raft_log.last_index();
+        // On a leader that hands over, and beyond the bound of bytes in flight, raft-rs drops.
+        if self.raw.propose(Vec::new(), data).is_err() || self.raw.raft.raft_log.last_index() != before + 1 {
+            return Err(ProposeRefused::Busy);
+        }
+        self.last_log_ms = log_ms;
+        self.proposals.push_back((before + 1, self.raw.raft.term, tag));
+        Ok(())
+    }
+
+    /// Asks for an index that a linearizable read must have applied.
+    pub fn read(&mut self, tag: Tag) {
+        self.new_reads.push(tag);
+    }
+
+    /// The write of this number, and all before it, are durable.
+    pub fn on_durable(&mut self, number: u64) {
+        let mut durable = None;
+        while self.unsynced.front().is_some_and(|(n, _)| *n <= number) {
+            if let Some((_, last)) = self.unsynced.pop_front() {
+                durable = Some(last).filter(|l| *l > 0).or(durable);
+            }
+        }
+        if let Some(index) = durable {
+            self.raw.mut_store().set_durable(index);
+        }
+        self.raw.on_persist_ready(number);
+        self.clear_suspicion();
+    }
+
+    /// The machine has applied up to `index`.
+    pub fn on_applied(&mut self, index: u64) {
+        if index > self.applied {
+            self.applied = index;
+            self.raw.advance_apply_to(index);
+        }
+        self.raw.mut_store().trim(index);
+    }
+
+    /// A snapshot of the machine is on disk. Gives the compaction to write: entries up to
+    /// `upto` go, unless they are gone already.
+    pub fn on_snapshot(&mut self, snapshot: Snapshot, upto: u64) -> Option<LogWrite> {
+        let view = self.raw.mut_store();
+        let newest = view.snapshot_index();
+        let index = snapshot.get_metadata().index;
+        if index <= newest || index > self.applied {
+            return None;
+        }
+        let upto = upto.min(index);
+        let truncated = match view.term(upto) {
+            Ok(term) if upto >= view.bounds().0 => Truncated { index: upto, term },
+            _ => view.truncated(),
+        };
+        view.set_snapshot(snapshot.clone());
+        view.compact(truncated);
+        Some(LogWrite { compact: Some((snapshot, truncated)), must_sync: true, ..Default::default() })
+    }
+
+    /// A peer that was sent a snapshot and says nothing for long gets another.
+    fn age_snapshots(&mut self) {
+        if self.raw.raft.state != StateRole::Leader {
+            self.snapshots_sent.clear();
+            return;
+        }
+        let pending: Vec<u64> = self
+            .raw
+            .raft
+            .prs()
+            .iter()
+            .filter(|(_, p)| p.state == raft::ProgressState::Snapshot)
+            .map(|(id, _)| *id)
+            .collect();
+        self.snapshots_sent.retain(|id, _| pending.contains(id));
+        for id in pending {
+            let age = self.snapshots_sent.entry(id).or_insert(0);
+            *age += 1;
+            if *age > SNAPSHOT_TICKS {
+                *age = 0;
+                self.raw.report_snapshot(id, raft::SnapshotStatus::Failure);
+            }
+        }
+    }
+
+    /// A message to this member could not be sent.
+    pub fn on_unreachable(&mut self, raft_id: u64) {
+        self.raw.report_unreachable(raft_id);
+    }
+
+    /// Hands leadership to `raft_id`.
+    pub fn transfer_to(&mut self, raft_id: u64) -> Result<(), ProposeRefused> {
+        if self.raw.raft.state != StateRole::Leader {
+            return Err(ProposeRefused::NotLeader);
+        }
+        let last = self.raw.raft.raft_log.last_index();
+        let caught_up = self.raw.raft.prs().get(raft_id).is_some_and(|p| p.matched + 1024 > last);
+        if !self.raw.store().conf_state().voters.contains(&raft_id) || !caught_up {
+            return Err(ProposeRefused::Busy);
+        }
+        self.raw.transfer_leader(raft_id);
+        Ok(())
+    }
+
+    /// The voter that is furthest along, other than this one.
+    pub fn best_transferee(&self) -> Option<u64> {
+        let voters = &self.raw.store().conf_state().voters;
+        self.raw
+            .raft
+            .prs()
+            .iter()
+            .filter(|(id, p)| **id != self.config.raft_id && voters.contains(*id) && p.recent_active)
+            .max_by_key(|(id, p)| (p.matched, std::cmp::Reverse(**id)))
+            .map(|(id, _)| *id)
+    }
+
+    /// (member, matched index) of every member, as the leader knows them; empty elsewhere.
+    pub fn progress(&self) -> Vec<(u64, u64)> {
+        if self.raw.raft.state != StateRole::Leader {
+            return Vec::new();
+        }
+        self.raw.raft.prs().iter().map(|(id, p)| (*id, p.matched)).collect()
+    }
+
+    /// The leader of `term` has this last index.
+    ///
+    /// The first sight of each leader counts: what it had then is what this replica may have
+    /// acknowledged to it before the crash.
+    pub fn meet_leader(&mut self, leader: u64, term: u64, last_index: u64) {
+        if let Some(suspicion) = &mut self.suspect
+            && suspicion.met.is_none_or(|(id, t, _)| (id, t) != (leader, term))
+        {
+            suspicion.met = Some((leader, term, last_index));
+        }
+        self.clear_suspicion();
+    }
+
+    /// A suspect peer's log ends here: what this leader counted beyond it is gone there.
+    pub fn meet_suspect(&mut self, raft_id: u64, last_index: u64) {
+        if self.raw.raft.state != StateRole::Leader {
+            return;
+        }
+        if let Some(progress) = self.raw.raft.mut_prs().get_mut(raft_id)
+            && progress.matched > last_index
+        {
+            progress.matched = last_index;
+            progress.become_probe();
+        }
+    }
+
+    /// Every voter has told its log end, and none leads: the best of them is the floor below
+    /// which a suspect neither campaigns nor gives its vote.
+    pub fn compare_log_ends(&mut self, best: Truncated) {
+        if let Some(suspicion) = &mut self.suspect {
+            suspicion.floor = Some(best);
+        }
+    }
+
+    fn clear_suspicion(&mut self) {
+        let Some(suspicion) = self.suspect else { return };
+        let raft = &mut self.raw.raft;
+        if raft.state == StateRole::Leader {
+            // Its end was the best of all, and a quorum found so too.
+            self.suspect = None;
+        } else if let Some((leader, term, target)) = suspicion.met
+            && (raft.leader_id, raft.term) == (leader, term)
+            && self.raw.store().durable_index() >= target
+        {
+            // The lost record may have held a vote in this term: count it as the leader's, so
+            // that nobody else can get it.
+            self.raw.raft.vote = leader;
+            self.suspect = None;
+        }
+    }
+
+    /// Role, term and indexes.
+    pub fn standing(&self) -> Standing {
+        let raft = &self.raw.raft;
+        let (first, _) = self.raw.store().bounds();
+        let leading = raft.state == StateRole::Leader;
+        let applied_term = if leading { raft.raft_log.term(self.applied).unwrap_or(0) } else { 0 };
+        Standing {
+            role: raft.state,
+            suspect: self.suspect.is_some(),
+            leader: raft.leader_id,
+            leader_ready: leading && applied_term == raft.term,
+            term: raft.term,
+            commit: raft.raft_log.committed,
+            first,
+            last: raft.raft_log.last_index(),
+            snapshot: self.raw.store().snapshot_index(),
+        }
+    }
+
+    /// Index and term of the log's durable end, for handshakes and comparison.
+    pub fn log_end(&self) -> Truncated {
+        self.raw.store().last()
+    }
+
+    /// The voters and learners.
+    pub fn conf_state(&self) -> raft::eraftpb::ConfState {
+        self.raw.store().conf_state().clone()
+    }
+
+    /// Elections this replica started.
+    pub fn elections(&self) -> u64 {
+        self.elections
+    }
+
+    /// Everything that is to be done now.
+    pub fn turn(&mut self) -> Turn {
+        self.issue_reads();
+        let mut turn = Turn::default();
+        while self.raw.has_ready() {
+            self.one_ready(&mut turn);
+        }
+        turn.unknown.append(&mut self.unknown);
+        turn.expired_reads.append(&mut self.expired);
+        turn
+    }
+
+    fn one_ready(&mut self, turn: &mut Turn) {
+        let mut ready = self.raw.ready();
+        turn.send.extend(ready.take_messages());
+        if ready.ss().is_some_and(|ss| ss.raft_state != StateRole::Leader) {
+            self.lead_since = None;
+            self.unknown.extend(self.proposals.drain(..).map(|(_, _, tag)| tag));
+        }
+        for read in ready.take_read_states() {
+            if let Some(counter) = self.counter_of(&read.request_ctx)
+                && let Some(pending) = self.reads.remove(&counter)
+            {
+                turn.reads.push((read.index, pending.tags));
+            }
+        }
+        if !ready.snapshot().is_empty() {
+            turn.install = Some((ready.number(), ready.snapshot().clone()));
+            self.raw.mut_store().install(ready.snapshot());
+        }
+        let entries = ready.take_entries();
+        let mut write = LogWrite {
+            number: ready.number(),
+            hard_state: ready.hs().cloned(),
+            then_send: ready.take_persisted_messages(),
+            must_sync: ready.must_sync(),
+            install: turn.install.as_ref().filter(|(n, _)| *n == ready.number()).map(|(_, s)| s.clone()),
+            ..Default::default()
+        };
+        if let Some(hard_state) = &write.hard_state {
+            self.raw.mut_store().set_hard_state(hard_state.clone());
+        }
+        self.raw.mut_store().append(&entries);
+        if self.raw.raft.state != StateRole::Leader {
+            self.note_log_time(&entries);
+        }
+        write.entries = entries;
+        let committed = ready.take_committed_entries();
+        turn.apply.extend(committed.into_iter().map(|entry| {
+            let tag = self.tag_of(&entry);
+            Committed { entry, tag }
+        }));
+        self.raw.advance_append_async(ready);
+        let last = write.entries.last().map_or(0, |e| e.index);
+        self.unsynced.push_back((write.number, last));
+        let nothing = write.entries.is_empty()
+            && write.hard_state.is_none()
+            && write.then_send.is_empty()
+            && write.install.is_none();
+        if nothing && self.unsynced.len() == 1 {
+            self.on_durable(write.number);
+        } else {
+            turn.writes.push(write);
+        }
+    }
+
+    /// Who waits for this entry; whoever waited for something else at its index will not get it.
+    fn tag_of(&mut self, entry: &Entry) -> Option<Tag> {
+        while let Some((index, term, tag)) = self.proposals.front().copied() {
+            if index > entry.index {
+                return None;
+            }
+            self.proposals.pop_front();
+            if index == entry.index && term == entry.term {
+                return Some(tag);
+            }
+            self.unknown.push(tag);
+        }
+        None
+    }
+
+    fn note_log_time(&mut self, entries: &[Entry]) {
+        if let Some(stamp) = entries.iter().rev().find_map(stamp_of) {
+            self.last_log_ms = self.last_log_ms.max(stamp.log_ms);
+        }
+    }
+
+    /// One context for all reads that wait. Without a leader they wait for one.
+    fn issue_reads(&mut self) {
+        if self.new_reads.is_empty() || self.raw.raft.leader_id == 0 {
+            return;
+        }
+        // A leader that has not committed in its term drops reads without a word.
+        if self.raw.raft.state == StateRole::Leader && !self.raw.raft.commit_to_current_term() {
+            return;
+        }
+        let counter = self.next_read;
+        self.next_read += 1;
+        self.reads.insert(counter, PendingRead { tags: std::mem::take(&mut self.new_reads), age_ticks: 0 });
+        self.raw.read_index(self.context_of(counter));
+    }
+
+    fn context_of(&self, counter: u64) -> Vec<u8> {
+        let mut context = Vec::with_capacity(24);
+        for part in [self.config.raft_id, self.config.boot_nonce, counter] {
+            context.extend_from_slice(&part.to_be_bytes());
+        }
+        context
+    }
+
+    fn counter_of(&self, context: &[u8]) -> Option<u64> {
+        let prefix = self.context_of(0);
+        let counter = context.strip_prefix(&prefix[..16])?;
+        counter.try_into().ok().map(u64::from_be_bytes)
+    }
+
+    fn age_reads(&mut self) {
+        let repeat = READ_REPEAT_HEARTBEATS * self.config.heartbeat_ticks as u32;
+        let expiry = READ_EXPIRY_ELECTIONS * self.config.election_ticks_max as u32;
+        let mut again = Vec::new();
+        for (counter, read) in &mut self.reads {
+            read.age_ticks += 1;
+            if read.age_ticks == repeat || (read.age_ticks > repeat && read.age_ticks.is_multiple_of(repeat))
+            {
+                again.push(*counter);
+            }
+        }
+        for counter in again {
+            let Some(read) = self.reads.get(&counter) else { continue };
+            if read.age_ticks > expiry {
+                if let Some(read) = self.reads.remove(&counter) {
+                    self.expired.extend(read.tags);
+                }
+            } else if self.raw.raft.leader_id != 0 && self.raw.raft.state != StateRole::Leader {
+                // The same context again: if the first is still on its way, they collapse.
+                self.raw.read_index(self.context_of(counter));
+            } else if self.raw.raft.state == StateRole::Leader && self.raw.raft.commit_to_current_term() {
+                self.raw.read_index(self.context_of(counter));
+            }
+        }
+    }
+}
+
+/// True where log end `a` is behind `b`, as Raft compares logs.
+fn behind(a: Truncated, b: Truncated) -> bool {
+    (a.term, a.index) < (b.term, b.index)
+}
+
+fn stamp_of(entry: &Entry) -> Option<Stamp> {
+    if entry.get_entry_type() != EntryType::EntryNormal || entry.data.is_empty() {
+        return None;
+    }
+    Batch::stamp(&entry.data)
+}
+
+/// The log time of the newest entry that has one, looking back a bounded way.
+fn last_log_ms(older: &impl OlderEntries, last: u64) -> u64 {
+    const LOOK_BACK: u64 = 1024;
+    let from = last.saturating_sub(LOOK_BACK).max(1);
+    let mut index = last;
+    while index >= from && index > 0 {
+        match older.fetch(index, index + 1, 0) {
+            Ok(entries) => match entries.first().and_then(stamp_of) {
+                Some(stamp) => return stamp.log_ms,
+                None if entries.is_empty() => return 0,
+                None => index -= 1,
+            },
+            Err(_) => return 0,
+        }
+    }
+    0
+}

@@ -1,0 +1,242 @@
+//! One node, from its config to its end: files, store, Raft, sockets, and a clean stop.
+
+use crate::config::Config;
+use crate::dispatch::Dispatch;
+use crate::health::Sampler;
+use crate::http::App;
+use crate::node::Node;
+use crate::raft::identity::Identity;
+use crate::store::{Store, StoreOptions};
+use crate::telemetry::logs::LogGuard;
+use crate::telemetry::ring::LogRing;
+use crate::telemetry::{Telemetry, metrics_router};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+/// How long requests in flight may take to end after the node was told to stop.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Its files can't be used.
+    #[error(transparent)]
+    Files(#[from] crate::raft::DataError),
+    /// A port can't be bound.
+    #[error(
+        "can't listen on {address} (`{key}`): {source}; is another process using the port? `ss -ltnp` tells which"
+    )]
+    Bind {
+        /// Host and port.
+        address: String,
+        /// The key of the config that names the port.
+        key: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A part can't be set up.
+    #[error("{what}: {why}")]
+    Part {
+        /// The part.
+        what: &'static str,
+        /// What went wrong.
+        why: String,
+    },
+}
+
+fn part(what: &'static str) -> impl FnOnce(String) -> ServeError {
+    move |why| ServeError::Part { what, why }
+}
+
+/// Runs a node until `stop` is cancelled; logging is set up already.
+pub async fn serve(
+    config: Config,
+    logs: LogRing,
+    _guard: LogGuard,
+    stop: CancellationToken,
+) -> Result<(), ServeError> {
+    let config = Arc::new(config);
+    // Ports first: a node that can't be reached must not touch its files.
+    let api = bind(config.bind_host(), config.port, "port").await?;
+    let metrics = match config.enable_prometheus {
+        true => Some(bind(config.bind_host(), config.prometheus_port, "prometheus_port").await?),
+        false => None,
+    };
+    let identity = Identity::open(&config.data_dir, &config.node_id)?;
+    let telemetry = Telemetry::new(&config.node_id).map_err(part("metrics"))?;
+    let store = Arc::new(open_store(&config, &telemetry));
+    let node = Node::new(identity, &config);
+    let sampler = Sampler::start(node.clone(), config.data_dir.clone())
+        .map_err(|e| ServeError::Part { what: "resource sampling", why: e.to_string() })?;
+    let dispatch = Dispatch::new(node.clone(), config.election_timeout_max);
+    let dispatching = dispatch.spawn();
+    let app = App::new(
+        node.clone(),
+        Arc::clone(&store),
+        dispatch,
+        telemetry.clone(),
+        logs,
+        sampler,
+        Arc::clone(&config),
+    )
+    .map_err(part("HTTP"))?;
+
+    let drained = CancellationToken::new();
+    let router = crate::raft::routes::router(node.clone()).merge(crate::http::router(app));
+    let listener = Capped { tcp: api, permits: Arc::new(Semaphore::new(config.max_concurrent_connections)) };
+    let serving = tokio::spawn(
+        axum::serve(listener, router).with_graceful_shutdown(drained.clone().cancelled_owned()).into_future(),
+    );
+    let exposing = metrics.map(|listener| {
+        let shutdown = drained.clone().cancelled_owned();
+        tokio::spawn(
+            axum::serve(listener, metrics_router(telemetry.clone()))
+                .with_graceful_shutdown(shutdown)
+                .into_future(),
+        )
+    });
+    tracing::info!(node_id = %config.node_id, address = %config.address(), "listening");
+
+    let starting = tokio::spawn({
+        let (node, config, store) = (node.clone(), Arc::clone(&config), Arc::clone(&store));
+        async move {
+            if let Err(why) = node.start(&config, store, telemetry).await {
+                tracing::error!(why, "the node takes no part; it stays up to be seen and cured");
+            }
+        }
+    });
+
+    stop.cancelled().await;
+    tracing::info!("stopping");
+    starting.abort();
+    node.stop().await;
+    dispatching.abort();
+    drained.cancel();
+    let ended = async {
+        let _ = serving.await;
+        if let Some(exposing) = exposing {
+            let _ = exposing.await;
+        }
+    };
+    if tokio::time::timeout(DRAIN, ended).await.is_err() {
+        tracing::warn!("requests in flight did not end in time and were cut off");
+    }
+    let closed = tokio::task::spawn_blocking(move || store.close()).await;
+    if closed.is_err() {
+        tracing::warn!("the store did not close cleanly; it catches up at the next start");
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn bind(host: &str, port: u16, key: &'static str) -> Result<TcpListener, ServeError> {
+    let address = crate::config::join_host_port(host, port);
+    TcpListener::bind(&address).await.map_err(|source| ServeError::Bind { address, key, source })
+}
+
+/// Opens DuckDB. A node whose database can't be opened serves all the same: it says so in its
+/// health, and what it would have recorded is in its log.
+fn open_store(config: &Config, telemetry: &Telemetry) -> Store {
+    let settings: BTreeMap<String, serde_json::Value> = config
+        .db_pragma
+        .iter()
+        .filter(|(key, _)| !["journal_mode", "synchronous", "cache_size"].contains(&key.as_str()))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
+    let options = || StoreOptions {
+        memory_limit_mb: config.db_memory_limit,
+        settings: settings.clone(),
+        quarantine: Some(config.data_dir.join("quarantine")),
+        on_batch: Some(Arc::new({
+            let telemetry = telemetry.clone();
+            move |effects: usize, took: Duration| telemetry.store_write(took, effects as u64)
+        })),
+        ..StoreOptions::default()
+    };
+    match Store::open(config.db_path(), options()) {
+        Ok((store, index)) => {
+            tracing::info!(index, "the database holds effects up to this index");
+            store
+        }
+        Err(error) => {
+            tracing::error!(%error, "the database can't be opened; the node serves without its history");
+            Store::broken(config.db_path(), options(), &error)
+        }
+    }
+}
+
+/// A listener that takes no more than so many connections at once; the others wait in the
+/// system's queue.
+struct Capped {
+    tcp: TcpListener,
+    permits: Arc<Semaphore>,
+}
+
+/// A connection that gives its place back when it ends.
+struct CappedStream {
+    tcp: TcpStream,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl axum::serve::Listener for Capped {
+    type Io = CappedStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (CappedStream, SocketAddr) {
+        loop {
+            // The semaphore is never closed.
+            let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else {
+                return std::future::pending().await;
+            };
+            let (tcp, address) = axum::serve::Listener::accept(&mut self.tcp).await;
+            if let Err(e) = tcp.set_nodelay(true) {
+                tracing::debug!(error = %e, "a connection broke while it was accepted");
+                continue;
+            }
+            return (CappedStream { tcp, _permit: permit }, address);
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.tcp.local_addr()
+    }
+}
+
+impl tokio::io::AsyncRead for CappedStream {
+    fn poll_read(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+        buffer: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::pin::Pin::new(&mut self.tcp).poll_read(context, buffer)
+    }
+}
+
+impl tokio::io::AsyncWrite for CappedStream {
+    fn poll_write(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+        bytes: &[u8],
+    ) -> std::task::Poll<std::io::Result<usize>> {
+        std::pin::Pin::new(&mut self.tcp).poll_write(context, bytes)
+    }
+
+    fn poll_flush(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::pin::Pin::new(&mut self.tcp).poll_flush(context)
+    }
+
+    fn poll_shutdown(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::pin::Pin::new(&mut self.tcp).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,183 @@
+//! The instruments that are recorded, built from their declarations in [`api::metrics`].
+
+use super::Counters;
+use api::metrics::{self, Metric};
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{Histogram, Meter};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The distributions.
+pub(crate) struct Histograms {
+    pub(crate) proposal: Histogram<f64>,
+    pub(crate) entry_commands: Histogram<u64>,
+    pub(crate) apply: Histogram<f64>,
+    pub(crate) log_sync: Histogram<f64>,
+    pub(crate) log_sync_entries: Histogram<u64>,
+    pub(crate) queue_wait: Histogram<f64>,
+    pub(crate) run_time: Histogram<f64>,
+    pub(crate) store_batch: Histogram<u64>,
+    pub(crate) store_write: Histogram<f64>,
+    pub(crate) http_request: Histogram<f64>,
+}
+
+impl Histograms {
+    pub(crate) fn new(meter: &Meter) -> Self {
+        Histograms {
+            proposal: durations(meter, &metrics::RAFT_PROPOSAL_DURATION),
+            entry_commands: counts(meter, &metrics::RAFT_ENTRY_COMMANDS),
+            apply: durations(meter, &metrics::APPLY_DURATION),
+            log_sync: durations(meter, &metrics::LOG_SYNC_DURATION),
+            log_sync_entries: counts(meter, &metrics::LOG_SYNC_ENTRIES),
+            queue_wait: durations(meter, &metrics::TASK_QUEUE_WAIT),
+            run_time: durations(meter, &metrics::TASK_RUN_TIME),
+            store_batch: counts(meter, &metrics::STORE_BATCH),
+            store_write: durations(meter, &metrics::STORE_DURATION),
+            http_request: durations(meter, &metrics::HTTP_REQUEST_DURATION),
+        }
+    }
+}
+
+fn durations(meter: &Meter, metric: &Metric) -> Histogram<f64> {
+    meter
+        .f64_histogram(metric.name)
+        .with_unit(metric.unit)
+        .with_description(metric.help)
+        .with_boundaries(metric.boundaries.to_vec())
+        .build()
+}
+
+fn counts(meter: &Meter, metric: &Metric) -> Histogram<u64> {
+    meter
+        .u64_histogram(metric.name)
+        .with_unit(metric.unit)
+        .with_description(metric.help)
+        .with_boundaries(metric.boundaries.to_vec())
+        .build()
+}
+
+/// Labelled values of one metric.
+type Series<T> = Vec<(T, Vec<KeyValue>)>;
+
+/// A counter that is kept elsewhere and read when asked.
+pub(crate) fn counter(
+    meter: &Meter,
+    metric: &Metric,
+    read: impl Fn() -> Series<u64> + Send + Sync + 'static,
+) {
+    meter
+        .u64_observable_counter(metric.name)
+        .with_unit(metric.unit)
+        .with_description(metric.help)
+        .with_callback(move |observer| {
+            for (value, labels) in read() {
+                observer.observe(value, &labels);
+            }
+        })
+        .build();
+}
+
+/// The same in fractions.
+pub(crate) fn counter_f64(
+    meter: &Meter,
+    metric: &Metric,
+    read: impl Fn() -> Option<f64> + Send + Sync + 'static,
+) {
+    meter
+        .f64_observable_counter(metric.name)
+        .with_unit(metric.unit)
+        .with_description(metric.help)
+        .with_callback(move |observer| {
+            if let Some(value) = read() {
+                observer.observe(value, &[]);
+            }
+        })
+        .build();
+}
+
+/// A gauge in whole units.
+pub(crate) fn gauge(meter: &Meter, metric: &Metric, read: impl Fn() -> Series<u64> + Send + Sync + 'static) {
+    meter
+        .u64_observable_gauge(metric.name)
+        .with_unit(metric.unit)
+        .with_description(metric.help)
+        .with_callback(move |observer| {
+            for (value, labels) in read() {
+                observer.observe(value, &labels);
+            }
+        })
+        .build();
+}
+
+/// A gauge in fractions.
+pub(crate) fn gauge_f64(
+    meter: &Meter,
+    metric: &Metric,
+    read: impl Fn() -> Series<f64> + Send + Sync + 'static,
+) {
+    meter
+        .f64_observable_gauge(metric.name)
+        .with_unit(metric.unit)
+        .with_description(metric.help)
+        .with_callback(move |observer| {
+            for (value, labels) in read() {
+                observer.observe(value, &labels);
+            }
+        })
+        .build();
+}
+
+/// One value without labels.
+pub(crate) fn plain<T>(value: T) -> Series<T> {
+    vec![(value, Vec::new())]
+}
+
+/// Exports what [`Counters`] holds.
+pub(crate) fn observe_counters(meter: &Meter, counters: &Arc<Counters>) {
+    let labelled =
+        |metric: &'static Metric, label: &'static str, read: fn(&Counters) -> Vec<(&'static str, u64)>| {
+            let counters = Arc::clone(counters);
+            counter(meter, metric, move || {
+                let values = read(&counters);
+                values.into_iter().map(|(name, value)| (value, vec![KeyValue::new(label, name)])).collect()
+            });
+        };
+    labelled(&metrics::RAFT_PROPOSALS, "outcome", |c| {
+        ["applied", "dropped", "unknown"].into_iter().zip(c.proposals.iter().map(load)).collect()
+    });
+    labelled(&metrics::RAFT_READS, "outcome", |c| {
+        ["served", "expired"].into_iter().zip(c.reads.iter().map(load)).collect()
+    });
+
+    let single = |metric: &'static Metric, read: fn(&Counters) -> &AtomicU64| {
+        let counters = Arc::clone(counters);
+        counter(meter, metric, move || plain(load(read(&counters))));
+    };
+    single(&metrics::RAFT_ELECTIONS, |c| &c.elections);
+    single(&metrics::TASKS_SUBMITTED, |c| &c.submitted);
+    single(&metrics::TASKS_COMPLETED, |c| &c.completed);
+    single(&metrics::TASKS_FAILED, |c| &c.failed);
+    single(&metrics::TASKS_RETRIED, |c| &c.retried);
+    single(&metrics::TASKS_EXPIRED, |c| &c.expired);
+
+    let by_peer = |metric: &'static Metric, read: fn(&super::Traffic) -> &[AtomicU64; 2]| {
+        let counters = Arc::clone(counters);
+        counter(meter, metric, move || {
+            let mut series = Vec::new();
+            for (peer, traffic) in counters.peers() {
+                for (direction, value) in ["sent", "received"].into_iter().zip(read(&traffic)) {
+                    let labels =
+                        vec![KeyValue::new("peer", peer.clone()), KeyValue::new("direction", direction)];
+                    series.push((load(value), labels));
+                }
+            }
+            series
+        });
+    };
+    by_peer(&metrics::PEER_MESSAGES, |t| &t.messages);
+    by_peer(&metrics::PEER_BYTES, |t| &t.bytes);
+}
+
+fn load(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}

@@ -1,0 +1,114 @@
+//! Gauges of what stands somewhere anyway: read when somebody asks for `/metrics`, never before.
+
+use super::instruments::{counter, counter_f64, gauge, gauge_f64, plain};
+use crate::health::Sampler;
+use crate::http::App;
+use crate::node::{Node, RaftView};
+use crate::store::Store;
+use api::cluster::{PeerStatus, Role};
+use api::metrics::{self, Metric};
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::Meter;
+use std::sync::Arc;
+
+/// Registers every gauge of the node.
+pub fn register(app: &App) {
+    let meter = app.telemetry.meter();
+    let started_at = app.started_at;
+    gauge(meter, &metrics::BUILD_INFO, || vec![(1, vec![KeyValue::new("version", api::VERSION)])]);
+    gauge_f64(meter, &metrics::NODE_UPTIME, move || plain(started_at.elapsed().as_secs_f64()));
+    raft(meter, &app.node);
+    peers(meter, &app.node);
+    machine(meter, &app.node);
+    store(meter, &app.node, &app.store);
+    process(meter, &app.sampler);
+}
+
+fn raft(meter: &Meter, node: &Node) {
+    let of_view = |metric: &'static Metric, read: fn(&RaftView) -> u64| {
+        let node = node.clone();
+        gauge(meter, metric, move || plain(read(&node.view())));
+    };
+    of_view(&metrics::RAFT_TERM, |view| view.term);
+    of_view(&metrics::RAFT_HAS_LEADER, |view| u64::from(view.leader.is_some()));
+    of_view(&metrics::RAFT_COMMIT_INDEX, |view| view.commit_index);
+    of_view(&metrics::RAFT_LAST_INDEX, |view| view.last_index);
+    of_view(&metrics::RAFT_SNAPSHOT_INDEX, |view| view.snapshot_index);
+
+    let applied = node.clone();
+    gauge(meter, &metrics::RAFT_APPLIED_INDEX, move || plain(applied.applied_index()));
+    let changes = node.clone();
+    counter(meter, &metrics::RAFT_LEADER_CHANGES, move || plain(changes.view().leader_changes));
+    let roles = node.clone();
+    gauge(meter, &metrics::RAFT_ROLE, move || {
+        let present = roles.view().role;
+        let one_hot = |role: Role| (u64::from(role == present), vec![KeyValue::new("state", role.as_str())]);
+        Role::ALL.into_iter().map(one_hot).collect()
+    });
+}
+
+fn peers(meter: &Meter, node: &Node) {
+    let label = |peer: &PeerStatus| vec![KeyValue::new("peer", peer.node_id.clone())];
+    let seconds = |metric: &'static Metric, read: fn(&PeerStatus) -> Option<f64>| {
+        let node = node.clone();
+        gauge_f64(meter, metric, move || {
+            node.peers().iter().filter_map(|peer| Some((read(peer)?, label(peer)))).collect()
+        });
+    };
+    seconds(&metrics::PEER_RTT, |peer| Some(peer.rtt_ms? / 1000.0));
+    seconds(&metrics::PEER_LAST_CONTACT, |peer| Some(peer.last_contact_ms? as f64 / 1000.0));
+
+    let reach = node.clone();
+    gauge(meter, &metrics::PEER_REACHABLE, move || {
+        reach.peers().iter().map(|peer| (u64::from(peer.reachable), label(peer))).collect()
+    });
+    let lag = node.clone();
+    gauge(meter, &metrics::PEER_LAG, move || {
+        let last_index = lag.view().last_index;
+        let behind = |peer: &PeerStatus| Some((last_index.saturating_sub(peer.match_index?), label(peer)));
+        lag.peers().iter().filter_map(behind).collect()
+    });
+}
+
+fn machine(meter: &Meter, node: &Node) {
+    let tasks = node.clone();
+    gauge(meter, &metrics::TASKS, move || {
+        let counts = tasks.machine().task_counts();
+        counts.into_iter().map(|(state, n)| (n, vec![KeyValue::new("state", state.as_str())])).collect()
+    });
+    let workers = node.clone();
+    gauge(meter, &metrics::WORKERS, move || {
+        let counts = workers.machine().worker_counts();
+        counts.into_iter().map(|(state, n)| (n, vec![KeyValue::new("state", state.as_str())])).collect()
+    });
+    let newest = node.clone();
+    gauge(meter, &metrics::STATE_CHECKPOINT_INDEX, move || {
+        plain(newest.machine().checkpoints().last().map_or(0, |checkpoint| checkpoint.index))
+    });
+}
+
+fn store(meter: &Meter, node: &Node, store: &Arc<Store>) {
+    let applied = Arc::clone(store);
+    gauge(meter, &metrics::STORE_APPLIED_INDEX, move || plain(applied.applied_index()));
+    let (behind, machine) = (Arc::clone(store), node.clone());
+    gauge(meter, &metrics::STORE_LAG, move || {
+        plain(machine.applied_index().saturating_sub(behind.applied_index()))
+    });
+    let health = Arc::clone(store);
+    gauge(meter, &metrics::STORE_HEALTHY, move || plain(u64::from(health.health().healthy)));
+    let size = Arc::clone(store);
+    gauge(meter, &metrics::STORE_BYTES, move || plain(size.health().file_bytes));
+}
+
+fn process(meter: &Meter, sampler: &Sampler) {
+    let cpu = sampler.clone();
+    counter_f64(meter, &metrics::PROCESS_CPU, move || Some(cpu.cpu_seconds()));
+    let of_process = |metric: &'static Metric, read: fn(&api::cluster::Resources) -> u64| {
+        let sampler = sampler.clone();
+        gauge(meter, metric, move || plain(read(&sampler.resources())));
+    };
+    of_process(&metrics::PROCESS_MEMORY, |resources| resources.memory_bytes);
+    of_process(&metrics::PROCESS_FDS, |resources| resources.open_fds);
+    of_process(&metrics::PROCESS_THREADS, |resources| resources.threads);
+    of_process(&metrics::DISK_FREE, |resources| resources.disk_free_bytes);
+}

@@ -1,0 +1,7 @@
+//! Tests of the store, on real DuckDB files in temporary folders.
+
+mod damage;
+mod full_disk;
+mod history;
+mod kill;
+mod record;

@@ -1,0 +1,232 @@
+//! Settings: from flags, over those of a file, over the defaults. Every fault is reported at once.
+
+use crate::detectors::Limits;
+use api::config::{self, ConfigError};
+use serde::Deserialize;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The most nodes one monitor asks.
+const MAX_NODES: usize = 64;
+/// Where it listens when it is not told.
+const DEFAULT_LISTEN: &str = "127.0.0.1:8090";
+/// The shortest and the longest interval, seconds.
+const INTERVAL_SECONDS: std::ops::RangeInclusive<f64> = 0.05..=3_600.0;
+
+/// What the command line may say.
+#[derive(Debug, Clone, Default, clap::Parser)]
+#[command(name = "monitor", version, about = "Watches a Holdfast cluster and serves the cluster view.")]
+pub struct Flags {
+    /// The coordinators to watch, `host:port`, separated by spaces or commas.
+    #[arg(long, num_args = 1.., value_delimiter = ',', value_name = "HOST:PORT")]
+    pub nodes: Vec<String>,
+    /// Seconds between two rounds; fractions are allowed. [default: 1]
+    #[arg(long, value_name = "SECONDS")]
+    pub interval: Option<f64>,
+    /// Where to write snapshots.jsonl, events.jsonl and, at the end, report.html.
+    #[arg(long, value_name = "DIR")]
+    pub output_dir: Option<PathBuf>,
+    /// Where to serve the cluster view. [default: 127.0.0.1:8090]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub listen: Option<String>,
+    /// The recovery daemon, to show what it did last.
+    #[arg(long, value_name = "URL")]
+    pub recovery: Option<String>,
+    /// A JSON file with the same keys, and `timeout_seconds` and `limits` beside them.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// What the file may say.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct InFile {
+    nodes: Vec<String>,
+    interval: Option<f64>,
+    timeout_seconds: Option<f64>,
+    output_dir: Option<PathBuf>,
+    listen: Option<String>,
+    recovery: Option<String>,
+    limits: Limits,
+}
+
+/// The settings in force.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MonitorConfig {
+    /// The nodes to ask, `host:port`, each once.
+    pub nodes: Vec<String>,
+    /// Between two rounds.
+    pub interval: Duration,
+    /// How long a node may take to answer.
+    pub timeout: Duration,
+    /// Where files go, if anywhere.
+    pub output_dir: Option<PathBuf>,
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// The recovery daemon's URL without a slash at the end.
+    pub recovery: Option<String>,
+    /// The detectors' limits.
+    pub limits: Limits,
+}
+
+impl MonitorConfig {
+    /// Puts the settings together.
+    pub fn load(flags: Flags) -> Result<Self, ConfigError> {
+        let in_file: InFile = match &flags.config {
+            Some(path) => config::from_object(config::read_object(path)?)?,
+            None => InFile::default(),
+        };
+        let mut faults = Vec::new();
+        let given = if flags.nodes.is_empty() { in_file.nodes } else { flags.nodes };
+        let nodes = check_nodes(&given, &mut faults);
+        let interval_seconds = flags.interval.or(in_file.interval).unwrap_or(1.0);
+        if !INTERVAL_SECONDS.contains(&interval_seconds) {
+            let (least, most) = (INTERVAL_SECONDS.start(), INTERVAL_SECONDS.end());
+            faults.push(ConfigError::invalid(
+                "interval",
+                format!("{interval_seconds} s is not between {least} and {most} s"),
+            ));
+        }
+        let timeout_seconds = in_file.timeout_seconds.unwrap_or_else(|| interval_seconds.clamp(0.25, 2.0));
+        if !(0.01..=60.0).contains(&timeout_seconds) {
+            let message = format!("{timeout_seconds} s is not between 0.01 and 60 s");
+            faults.push(ConfigError::invalid("timeout_seconds", message));
+        }
+        let listen = flags.listen.or(in_file.listen).unwrap_or_else(|| DEFAULT_LISTEN.to_owned());
+        let listen = listen.parse::<SocketAddr>().map_err(|_| {
+            let message = format!("`{listen}` is not an IP address and a port, such as {DEFAULT_LISTEN}");
+            faults.push(ConfigError::invalid("listen", message));
+        });
+        let recovery = flags.recovery.or(in_file.recovery).map(|url| check_url(&url, &mut faults));
+        if in_file.limits.confirmations == 0 {
+            faults.push(ConfigError::invalid("limits.confirmations", "must be at least 1"));
+        }
+        match (listen, faults.len()) {
+            (Ok(listen), 0) => Ok(MonitorConfig {
+                nodes,
+                interval: Duration::from_secs_f64(interval_seconds),
+                timeout: Duration::from_secs_f64(timeout_seconds),
+                output_dir: flags.output_dir.or(in_file.output_dir),
+                listen,
+                recovery,
+                limits: in_file.limits,
+            }),
+            (_, 1) => Err(faults.remove(0)),
+            _ => Err(ConfigError::Many(faults)),
+        }
+    }
+}
+
+/// The usable addresses, each once.
+fn check_nodes(given: &[String], faults: &mut Vec<ConfigError>) -> Vec<String> {
+    let mut nodes: Vec<String> = Vec::new();
+    for text in given.iter().map(|n| n.trim()).filter(|n| !n.is_empty()) {
+        match address(text) {
+            Ok(node) if nodes.contains(&node) => {}
+            Ok(node) => nodes.push(node),
+            Err(why) => faults.push(ConfigError::invalid("nodes", format!("`{text}`: {why}"))),
+        }
+    }
+    if given.iter().all(|n| n.trim().is_empty()) {
+        let message = "no node to watch; give --nodes host:port …, or `nodes` in the config file";
+        faults.push(ConfigError::invalid("nodes", message));
+    }
+    if nodes.len() > MAX_NODES {
+        let message = format!("{} nodes, at most {MAX_NODES} can be watched", nodes.len());
+        faults.push(ConfigError::invalid("nodes", message));
+    }
+    nodes
+}
+
+/// `host:port`, where an `http://` before it and a slash behind it do no harm.
+fn address(text: &str) -> Result<String, &'static str> {
+    if text.starts_with("https://") {
+        return Err("the monitor asks over http; give host:port");
+    }
+    let bare = text.strip_prefix("http://").unwrap_or(text);
+    let bare = bare.strip_suffix('/').unwrap_or(bare);
+    let (host, port) = bare.rsplit_once(':').ok_or("has no port; give host:port")?;
+    if !port.parse::<u16>().is_ok_and(|port| port > 0) {
+        return Err("the port must be a number from 1 to 65535");
+    }
+    let in_brackets = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+    let is_host = match in_brackets {
+        Some(v6) => v6.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => {
+            !host.is_empty()
+                && host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'))
+        }
+    };
+    if is_host { Ok(bare.to_owned()) } else { Err("the host is no name and no IP address") }
+}
+
+/// An `http://` URL of a host and port, without a path.
+fn check_url(text: &str, faults: &mut Vec<ConfigError>) -> String {
+    match address(text) {
+        Ok(address) => format!("http://{address}"),
+        Err(why) => {
+            faults.push(ConfigError::invalid("recovery", format!("`{text}`: {why}")));
+            String::new()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    fn load(arguments: &[&str]) -> Result<MonitorConfig, String> {
+        let flags = Flags::try_parse_from(["monitor"].iter().chain(arguments)).map_err(|e| e.to_string())?;
+        MonitorConfig::load(flags).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn nodes_come_with_spaces_or_commas_and_each_once() {
+        let config = load(&["--nodes", "a:1", "http://b:2/", "c:3,a:1", "--interval", "0.2"]).unwrap();
+        assert_eq!(config.nodes, ["a:1", "b:2", "c:3"]);
+        assert_eq!(config.interval, Duration::from_millis(200));
+        assert_eq!(config.timeout, Duration::from_millis(250));
+        assert_eq!(config.listen.port(), 8090);
+    }
+
+    #[test]
+    fn every_fault_is_reported_at_once() {
+        let error = load(&["--nodes", "a:0", "b", "--interval", "0", "--listen", "here", "--recovery", "x"]);
+        let error = error.unwrap_err();
+        for part in ["`a:0`", "`b`: has no port", "interval", "`here` is not", "`x`: has no port"] {
+            assert!(error.contains(part), "{part} is missing in: {error}");
+        }
+    }
+
+    #[test]
+    fn no_node_is_an_error_that_says_what_to_do() {
+        let error = load(&[]).unwrap_err();
+        assert!(error.contains("give --nodes host:port"), "{error}");
+        let error = load(&["--nodes", " , "]).unwrap_err();
+        assert!(error.contains("no node to watch"), "{error}");
+    }
+
+    #[test]
+    fn a_host_with_anything_odd_in_it_is_refused() {
+        for odd in ["a b:1", "a/b:1", "user@h:1", "[::g]:1", "h?:1", "h#:1", ":1", "h:99999"] {
+            assert!(load(&["--nodes", odd]).is_err(), "{odd}");
+        }
+        assert_eq!(load(&["--nodes", "[::1]:8080"]).unwrap().nodes, ["[::1]:8080"]);
+    }
+
+    #[test]
+    fn flags_lie_over_the_file_and_unknown_keys_are_named() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().to_str().unwrap();
+        std::fs::write(path, r#"{"nodes": ["f:1"], "interval": 5, "limits": {"confirmations": 3}}"#).unwrap();
+        let config = load(&["--config", path, "--nodes", "g:1"]).unwrap();
+        assert_eq!((config.nodes[0].as_str(), config.interval.as_secs()), ("g:1", 5));
+        assert_eq!(config.limits.confirmations, 3);
+        assert_eq!(config.timeout, Duration::from_secs(2));
+        std::fs::write(path, r#"{"nodes": ["f:1"], "intervall": 5}"#).unwrap();
+        let error = load(&["--config", path]).unwrap_err();
+        assert!(error.contains("did you mean `interval`?"), "{error}");
+    }
+}

@@ -1,0 +1,176 @@
+//! Routes. Everything is a GET, and everything is answered from the last round: a browser never
+//! makes the monitor ask a node.
+
+use crate::pages::{self, Seen};
+use crate::service::Shared;
+use crate::stream::Watched;
+use api::{ErrorCode, Problem};
+use askama::Template;
+use axum::extract::{Path, Query, Request, State};
+use axum::http::header::{self, HeaderName, HeaderValue};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::sse::{KeepAlive, Sse};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::Deserialize;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Nothing but our own files, and nobody may put us in a frame.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
+    img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// The routes.
+pub fn router(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/", get(cluster_page))
+        .route("/nodes/{id}", get(node_page))
+        .route("/api/cluster", get(cluster))
+        .route("/api/anomalies", get(anomalies))
+        .route("/api/stream", get(stream))
+        .route("/metrics", get(metrics))
+        .route("/static/{name}", get(asset))
+        .fallback(unknown)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(axum::middleware::map_response(secure))
+        .with_state(shared)
+}
+
+/// Headers that go with every answer.
+async fn secure(mut response: Response) -> Response {
+    let fixed = [
+        (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+        (HeaderName::from_static("permissions-policy"), "camera=(), geolocation=(), microphone=()"),
+    ];
+    let headers = response.headers_mut();
+    for (name, value) in fixed {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+fn page(status: StatusCode, page: &impl Template) -> Response {
+    match page.render() {
+        Ok(html) => (status, Html(html)).into_response(),
+        Err(error) => problem(Problem::new(ErrorCode::Internal, format!("the page can't be drawn: {error}"))),
+    }
+}
+
+fn problem(problem: Problem) -> Response {
+    let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let content_type = [(header::CONTENT_TYPE, "application/problem+json")];
+    (status, content_type, serde_json::to_string(&problem).unwrap_or_default()).into_response()
+}
+
+/// Before the first round there is nothing to show.
+fn not_yet() -> Problem {
+    Problem::new(ErrorCode::Unavailable, "the first round is not over yet")
+}
+
+fn message(shared: &Shared, status: StatusCode, heading: &str, text: &str) -> Response {
+    page(status, &pages::message_page(shared.interval, heading, text))
+}
+
+async fn cluster_page(State(shared): State<Arc<Shared>>) -> Response {
+    match shared.seen() {
+        Some(seen) => page(StatusCode::OK, &pages::cluster_page(&seen)),
+        None => message(
+            &shared,
+            StatusCode::SERVICE_UNAVAILABLE,
+            "The first round is not over yet",
+            "The nodes are being asked. This page has something to show in a moment.",
+        ),
+    }
+}
+
+async fn node_page(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
+    let found = shared.seen().and_then(|seen| pages::node_page(&seen, &id));
+    match found {
+        Some(found) => page(StatusCode::OK, &found),
+        None => {
+            let text = format!("This monitor watches no node named {}.", crate::report::shorten(&id, 80));
+            message(&shared, StatusCode::NOT_FOUND, "No such node", &text)
+        }
+    }
+}
+
+async fn cluster(State(shared): State<Arc<Shared>>) -> Response {
+    match shared.seen() {
+        Some(seen) => Json(seen.snapshot.as_ref()).into_response(),
+        None => problem(not_yet()),
+    }
+}
+
+async fn anomalies(State(shared): State<Arc<Shared>>) -> Response {
+    let Some(seen) = shared.seen() else { return problem(not_yet()) };
+    let Seen { snapshot, findings, .. } = seen.as_ref();
+    let answer = serde_json::json!({ "round": snapshot.round, "at": snapshot.at, "findings": findings });
+    Json(answer).into_response()
+}
+
+#[derive(Debug, Deserialize)]
+struct StreamQuery {
+    node: Option<String>,
+    last: Option<String>,
+}
+
+async fn stream(
+    State(shared): State<Arc<Shared>>,
+    Query(query): Query<StreamQuery>,
+    headers: HeaderMap,
+) -> Response {
+    let Some(place) = shared.hub.enter() else {
+        let full = Problem::new(ErrorCode::Overloaded, "too many open event streams");
+        return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "5")], problem(full))
+            .into_response();
+    };
+    // The browser's own header is newer than the address it first asked for.
+    let from_header = headers.get("last-event-id").and_then(|v| v.to_str().ok());
+    let last_id = from_header.or(query.last.as_deref());
+    let watched = query.node.map_or(Watched::Cluster, Watched::Node);
+    let events = shared.hub.watch(place, watched, last_id, shared.end.clone());
+    let keep_alive = KeepAlive::new().interval(Duration::from_secs(10));
+    Sse::new(events).keep_alive(keep_alive).into_response()
+}
+
+async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+    match shared.metrics.text() {
+        Ok(text) => {
+            ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+        }
+        Err(error) => problem(Problem::new(ErrorCode::Internal, error.to_string())),
+    }
+}
+
+async fn asset(State(shared): State<Arc<Shared>>, Path(name): Path<String>, headers: HeaderMap) -> Response {
+    let Some(asset) = web::asset(&name) else {
+        return message(&shared, StatusCode::NOT_FOUND, "No such file", "There is no file of that name.");
+    };
+    let etag = asset.etag();
+    let caching = [(header::CACHE_CONTROL, "no-cache".to_owned()), (header::ETAG, etag.clone())];
+    if headers.get(header::IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == etag.as_bytes()) {
+        return (StatusCode::NOT_MODIFIED, caching).into_response();
+    }
+    (caching, [(header::CONTENT_TYPE, asset.content_type)], asset.text).into_response()
+}
+
+async fn unknown(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let path = crate::report::shorten(request.uri().path(), 120);
+    if path.starts_with("/api/") {
+        return problem(Problem::new(ErrorCode::UnknownEndpoint, path));
+    }
+    let text = format!("There is nothing at {path}.");
+    message(&shared, StatusCode::NOT_FOUND, "No such page", &text)
+}
+
+async fn wrong_method(request: Request) -> Response {
+    let detail = format!("{} {}: everything here is a GET", request.method(), request.uri().path());
+    problem(Problem::new(ErrorCode::MethodNotAllowed, crate::report::shorten(&detail, 160)))
+}

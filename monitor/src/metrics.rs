@@ -1,0 +1,153 @@
+//! The monitor's own metrics, as `api::metrics` declares them.
+
+use crate::detectors::Finding;
+use crate::observer::Round;
+use crate::report::{NodeReport, seconds_between};
+use crate::snapshot::NodeView;
+use api::metrics as declared;
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter, MeterProvider};
+use opentelemetry_sdk::metrics::SdkMeterProvider;
+use parking_lot::Mutex;
+use prometheus::{Encoder, Registry, TextEncoder};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The label of a node whose id nobody has said yet. Its address is no label.
+const UNIDENTIFIED: &str = "unidentified";
+
+/// Why the metrics can't be set up or shown.
+#[derive(Debug, thiserror::Error)]
+pub enum MetricsError {
+    /// The exporter refused.
+    #[error("metrics can't be set up: {0}")]
+    Setup(String),
+    /// The text can't be made.
+    #[error("metrics can't be written as text: {0}")]
+    Encode(#[from] prometheus::Error),
+}
+
+/// Active findings by kind and node, read when somebody scrapes.
+type Active = Arc<Mutex<BTreeMap<(&'static str, String), u64>>>;
+
+/// The instruments, and the registry they show in.
+#[derive(Debug)]
+pub struct MonitorMetrics {
+    registry: Registry,
+    active: Active,
+    scrape_duration: Histogram<f64>,
+    scrape_failures: Counter<u64>,
+    round_duration: Histogram<f64>,
+    detection_delay: Histogram<f64>,
+    nodes: Gauge<u64>,
+    // Instruments stop when their provider goes.
+    _provider: SdkMeterProvider,
+}
+
+impl MonitorMetrics {
+    /// Instruments in a registry of their own.
+    pub fn new() -> Result<Self, MetricsError> {
+        let registry = Registry::new();
+        let exporter = opentelemetry_prometheus::exporter()
+            .with_registry(registry.clone())
+            .scope_info_enabled(false)
+            .without_target_info()
+            .build()
+            .map_err(|error| MetricsError::Setup(error.to_string()))?;
+        let provider = SdkMeterProvider::builder().with_reader(exporter).build();
+        let meter = provider.meter("holdfast.monitor");
+        gauge(&meter, &declared::BUILD_INFO).record(1, &[KeyValue::new("version", api::VERSION)]);
+        let active: Active = Arc::default();
+        observe_active(&meter, active.clone());
+        Ok(MonitorMetrics {
+            scrape_duration: histogram(&meter, &declared::MONITOR_SCRAPE_DURATION),
+            scrape_failures: meter
+                .u64_counter(declared::MONITOR_SCRAPE_FAILURES.name)
+                .with_unit(declared::MONITOR_SCRAPE_FAILURES.unit)
+                .with_description(declared::MONITOR_SCRAPE_FAILURES.help)
+                .build(),
+            round_duration: histogram(&meter, &declared::MONITOR_ROUND_DURATION),
+            detection_delay: histogram(&meter, &declared::MONITOR_DETECTION_DELAY),
+            nodes: gauge(&meter, &declared::MONITOR_NODES),
+            registry,
+            active,
+            _provider: provider,
+        })
+    }
+
+    /// Counts what one round brought.
+    pub fn take(&self, reports: &[NodeReport], round: &Round, took_seconds: f64) {
+        self.round_duration.record(took_seconds, &[]);
+        for (report, node) in reports.iter().zip(&round.snapshot.nodes) {
+            let label = KeyValue::new("node", label(node));
+            if let Err(failure) = &report.outcome {
+                let labels = [label.clone(), KeyValue::new("kind", failure.kind())];
+                self.scrape_failures.add(1, &labels);
+            }
+            self.scrape_duration.record(report.took_ms / 1_000.0, &[label]);
+        }
+        for state in ["reporting", "unknown", "down"] {
+            let count = round.snapshot.nodes.iter().filter(|n| n.state.as_str() == state).count();
+            self.nodes.record(count as u64, &[KeyValue::new("state", state)]);
+        }
+        for finding in &round.begun {
+            let delay_seconds = seconds_between(finding.since, round.snapshot.at);
+            self.detection_delay.record(delay_seconds, &[KeyValue::new("kind", finding.kind.as_str())]);
+        }
+        *self.active.lock() = count_active(&round.findings, &round.snapshot.nodes);
+    }
+
+    /// The Prometheus text.
+    pub fn text(&self) -> Result<Vec<u8>, MetricsError> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+}
+
+fn label(node: &NodeView) -> String {
+    node.node_id.clone().unwrap_or_else(|| UNIDENTIFIED.to_owned())
+}
+
+fn count_active(findings: &[Finding], nodes: &[NodeView]) -> BTreeMap<(&'static str, String), u64> {
+    let mut active = BTreeMap::new();
+    for finding in findings {
+        if finding.nodes.is_empty() {
+            *active.entry((finding.kind.as_str(), String::new())).or_default() += 1;
+        }
+        for name in &finding.nodes {
+            let node = nodes.iter().find(|n| n.name() == name).map_or_else(|| name.clone(), label);
+            *active.entry((finding.kind.as_str(), node)).or_default() += 1;
+        }
+    }
+    active
+}
+
+/// Only what is active is shown: a finding that ended leaves no series behind.
+fn observe_active(meter: &Meter, active: Active) {
+    let metric = &declared::MONITOR_ANOMALIES;
+    meter
+        .u64_observable_gauge(metric.name)
+        .with_unit(metric.unit)
+        .with_description(metric.help)
+        .with_callback(move |observer| {
+            for ((kind, node), count) in active.lock().iter() {
+                observer
+                    .observe(*count, &[KeyValue::new("kind", *kind), KeyValue::new("node", node.clone())]);
+            }
+        })
+        .build();
+}
+
+fn gauge(meter: &Meter, metric: &declared::Metric) -> Gauge<u64> {
+    meter.u64_gauge(metric.name).with_unit(metric.unit).with_description(metric.help).build()
+}
+
+fn histogram(meter: &Meter, metric: &declared::Metric) -> Histogram<f64> {
+    meter
+        .f64_histogram(metric.name)
+        .with_unit(metric.unit)
+        .with_description(metric.help)
+        .with_boundaries(metric.boundaries.to_vec())
+        .build()
+}

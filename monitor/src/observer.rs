@@ -1,0 +1,112 @@
+//! PURE. Keeps what one observer needs from round to round, and says what each round showed.
+
+use crate::detectors::{FaultKind, Finding, Limits, Window, detect_all};
+use crate::events::{self, Event, EventKind, LastLeader};
+use crate::report::NodeReport;
+use crate::snapshot::{ClusterSnapshot, Memory};
+use jiff::Timestamp;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// How far back the detectors must see, seconds: a minute of leader changes, and some.
+const WINDOW_SECONDS: f64 = 90.0;
+/// The most findings that are followed at once.
+const MAX_FOLLOWED: usize = 256;
+
+/// What one round showed.
+#[derive(Debug, Clone)]
+pub struct Round {
+    /// The cluster.
+    pub snapshot: Arc<ClusterSnapshot>,
+    /// What is wrong, the worst first.
+    pub findings: Vec<Finding>,
+    /// Which of them are new.
+    pub begun: Vec<Finding>,
+    /// What happened.
+    pub events: Vec<Event>,
+}
+
+/// An observer's memory: window, names, and the findings it follows.
+#[derive(Debug)]
+pub struct Observer {
+    limits: Limits,
+    window: Window,
+    memory: Memory,
+    last_leader: LastLeader,
+    last: Option<Arc<ClusterSnapshot>>,
+    followed: BTreeMap<(FaultKind, Vec<String>), Followed>,
+    round: u64,
+}
+
+#[derive(Debug)]
+struct Followed {
+    finding: Finding,
+    absent_rounds: u32,
+}
+
+impl Observer {
+    /// An observer that has seen nothing yet.
+    pub fn new(limits: Limits, interval_seconds: f64) -> Self {
+        Observer {
+            limits,
+            window: Window::reaching_back(WINDOW_SECONDS, interval_seconds),
+            memory: Memory::default(),
+            last_leader: LastLeader::default(),
+            last: None,
+            followed: BTreeMap::new(),
+            round: 0,
+        }
+    }
+
+    /// Takes in the answers of one round.
+    pub fn take(&mut self, reports: &[NodeReport], at: Timestamp) -> Round {
+        self.round += 1;
+        let snapshot = Arc::new(ClusterSnapshot::join(reports, &self.memory, self.round, at));
+        self.memory.learn(&snapshot);
+        let found = detect_all(&snapshot, &self.window, &self.limits);
+        self.window.push(&snapshot);
+        let mut events = events::between(self.last.as_deref(), &snapshot, &mut self.last_leader);
+        self.last = Some(snapshot.clone());
+        let (findings, begun, ended) = self.follow(found);
+        events.extend(begun.iter().map(|f| events::of_finding(f, EventKind::FindingBegun, at)));
+        events.extend(ended.iter().map(|f| events::of_finding(f, EventKind::FindingEnded, at)));
+        Round { snapshot, findings, begun, events }
+    }
+
+    /// Joins what was found to what is followed: a finding keeps its first `since` beyond the
+    /// window, and ends only after as many rounds without it as it took to begin.
+    fn follow(&mut self, found: Vec<Finding>) -> (Vec<Finding>, Vec<Finding>, Vec<Finding>) {
+        let mut begun = Vec::new();
+        for followed in self.followed.values_mut() {
+            followed.absent_rounds += 1;
+        }
+        let mut findings = Vec::with_capacity(found.len());
+        for mut finding in found {
+            let has_room = self.followed.len() < MAX_FOLLOWED;
+            match self.followed.get_mut(&finding.key()) {
+                Some(followed) => {
+                    finding.since = finding.since.min(followed.finding.since);
+                    finding.rounds = finding.rounds.max(followed.finding.rounds.saturating_add(1));
+                    *followed = Followed { finding: finding.clone(), absent_rounds: 0 };
+                }
+                None if has_room => {
+                    let followed = Followed { finding: finding.clone(), absent_rounds: 0 };
+                    self.followed.insert(finding.key(), followed);
+                    begun.push(finding.clone());
+                }
+                None => {}
+            }
+            findings.push(finding);
+        }
+        let patience = self.limits.confirmations.max(1);
+        let mut ended = Vec::new();
+        self.followed.retain(|_, followed| {
+            if followed.absent_rounds >= patience {
+                ended.push(followed.finding.clone());
+                return false;
+            }
+            true
+        });
+        (findings, begun, ended)
+    }
+}

@@ -1,0 +1,127 @@
+//! IO: asks every node for its report, all at once.
+//!
+//! Each node has its own time-out and its own pooled connection, so that a slow or silent node
+//! costs nobody else anything. The body is read up to a bound. Proxies of the environment are
+//! not used and redirects are not followed: the address asked is the address that answers.
+
+use crate::report;
+pub use crate::report::{NodeReport, ScrapeFailure};
+use api::cluster::Report;
+use jiff::Timestamp;
+use std::time::{Duration, Instant};
+
+/// The largest report that is read.
+pub const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
+/// How much of an error's body is kept, characters.
+const ERROR_TEXT_CHARS: usize = 200;
+/// How much of an error's body is read for it.
+const ERROR_BODY_BYTES: usize = 16 * 1024;
+
+/// Why there is no scraper.
+#[derive(Debug, thiserror::Error)]
+#[error("the HTTP client can't be set up: {0}")]
+pub struct ScraperError(#[from] reqwest::Error);
+
+/// Asks a fixed set of nodes, round after round, over connections it keeps.
+#[derive(Debug, Clone)]
+pub struct Scraper {
+    http: reqwest::Client,
+    nodes: Vec<String>,
+    timeout: Duration,
+}
+
+impl Scraper {
+    /// A scraper of `nodes` (`host:port`; a repeated address is asked once), each of which may take
+    /// `timeout` to answer.
+    pub fn new(nodes: Vec<String>, timeout: Duration) -> Result<Self, ScraperError> {
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            // Shorter than the whole, so that "no connection" and "no answer" can be told apart.
+            .connect_timeout(timeout * 3 / 4)
+            .pool_max_idle_per_host(1)
+            .pool_idle_timeout(Duration::from_secs(90))
+            .tcp_nodelay(true)
+            .user_agent(concat!("holdfast-monitor/", env!("CARGO_PKG_VERSION")))
+            .build()?;
+        let mut unique: Vec<String> = Vec::with_capacity(nodes.len());
+        for node in nodes {
+            if !unique.contains(&node) {
+                unique.push(node);
+            }
+        }
+        Ok(Scraper { http, nodes: unique, timeout })
+    }
+
+    /// The addresses it asks.
+    pub fn nodes(&self) -> &[String] {
+        &self.nodes
+    }
+
+    /// One round: every node is asked at once; the answers come in the order of the addresses.
+    pub async fn round(&self) -> Vec<NodeReport> {
+        futures_util::future::join_all(self.nodes.iter().map(|address| self.ask(address))).await
+    }
+
+    /// One question to one node.
+    async fn ask(&self, address: &str) -> NodeReport {
+        let started = Instant::now();
+        let waited_ms = self.timeout.as_millis() as u64;
+        let outcome = match tokio::time::timeout(self.timeout, self.fetch(address)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(ScrapeFailure::TimedOut { connected: true, waited_ms }),
+        };
+        let took_ms = started.elapsed().as_secs_f64() * 1_000.0;
+        NodeReport { address: address.to_owned(), at: Timestamp::now(), took_ms, outcome }
+    }
+
+    async fn fetch(&self, address: &str) -> Result<Report, ScrapeFailure> {
+        let request = self.http.get(format!("http://{address}/api/report"));
+        let mut response = request.send().await.map_err(|error| self.classify(&error))?;
+        let status = response.status();
+        let limit = if status.is_success() { MAX_BODY_BYTES } else { ERROR_BODY_BYTES };
+        let mut body: Vec<u8> = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.classify(&error))? {
+            if body.len() + chunk.len() > limit {
+                if !status.is_success() {
+                    break;
+                }
+                return Err(ScrapeFailure::Malformed {
+                    why: format!("larger than {} MiB", MAX_BODY_BYTES / 1024 / 1024),
+                });
+            }
+            body.extend_from_slice(&chunk);
+        }
+        if !status.is_success() {
+            let text = match serde_json::from_slice::<api::Problem>(&body) {
+                Ok(problem) => problem.to_string(),
+                Err(_) => String::from_utf8_lossy(&body).into_owned(),
+            };
+            let text = report::shorten(&text, ERROR_TEXT_CHARS);
+            return Err(ScrapeFailure::HttpStatus { status: status.as_u16(), text });
+        }
+        report::parse(&body)
+    }
+
+    /// Which failure a client error is. The system's own error is at the end of its causes.
+    fn classify(&self, error: &reqwest::Error) -> ScrapeFailure {
+        let waited_ms = self.timeout.as_millis() as u64;
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+        while let Some(inner) = cause {
+            if let Some(io) = inner.downcast_ref::<std::io::Error>() {
+                match io.kind() {
+                    std::io::ErrorKind::ConnectionRefused => return ScrapeFailure::Refused,
+                    std::io::ErrorKind::TimedOut => {
+                        return ScrapeFailure::TimedOut { connected: !error.is_connect(), waited_ms };
+                    }
+                    _ => {}
+                }
+            }
+            cause = inner.source();
+        }
+        if error.is_timeout() {
+            return ScrapeFailure::TimedOut { connected: !error.is_connect(), waited_ms };
+        }
+        ScrapeFailure::Unreachable { why: report::shorten(&api::client::error_chain(error), 300) }
+    }
+}

@@ -1,0 +1,229 @@
+//! IO: the running monitor. Rounds at an interval, a web server beside them, and an end that
+//! leaves nothing open.
+
+use crate::audit_feed::{self, AuditFeed};
+use crate::config::MonitorConfig;
+use crate::events::EventLog;
+use crate::http;
+use crate::journal::{Journal, JournalError};
+use crate::metrics::{MetricsError, MonitorMetrics};
+use crate::observer::Observer;
+use crate::pages::{self, Seen};
+use crate::scrape::{Scraper, ScraperError};
+use crate::stream::Hub;
+use jiff::Timestamp;
+use parking_lot::RwLock;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+/// How long open connections may take to end.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(3);
+/// The least time between two questions to the recovery daemon.
+const AUDIT_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Why the monitor does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// The address can't be listened on.
+    #[error("can't listen on {address}: {source}{}", hint(.source))]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The web server failed.
+    #[error("the web server failed: {0}")]
+    Serve(std::io::Error),
+    /// The output directory can't be used.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The HTTP client can't be set up.
+    #[error(transparent)]
+    Scraper(#[from] ScraperError),
+    /// The metrics can't be set up.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+}
+
+fn hint(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => "; another process has the port: stop it, or give another --listen",
+        std::io::ErrorKind::PermissionDenied => "; take a port above 1023, or give the right to bind it",
+        std::io::ErrorKind::AddrNotAvailable => "; this machine has no such address",
+        _ => "",
+    }
+}
+
+/// What rounds leave for requests.
+#[derive(Debug)]
+pub struct Shared {
+    /// Between two rounds.
+    pub interval: Duration,
+    /// Who watches.
+    pub hub: Arc<Hub>,
+    /// The monitor's own metrics.
+    pub metrics: MonitorMetrics,
+    /// Cancelled when everything is to end.
+    pub end: CancellationToken,
+    seen: RwLock<Option<Arc<Seen>>>,
+    audit: RwLock<Option<AuditFeed>>,
+}
+
+impl Shared {
+    /// Nothing seen yet.
+    pub fn new(interval: Duration, end: CancellationToken) -> Result<Arc<Self>, MetricsError> {
+        let boot = format!("{:x}", Timestamp::now().as_nanosecond());
+        Ok(Arc::new(Shared {
+            interval,
+            hub: Hub::new(boot),
+            metrics: MonitorMetrics::new()?,
+            end,
+            seen: RwLock::default(),
+            audit: RwLock::default(),
+        }))
+    }
+
+    /// The last round.
+    pub fn seen(&self) -> Option<Arc<Seen>> {
+        self.seen.read().clone()
+    }
+
+    /// Takes in a round: for requests, and for who watches.
+    pub fn show(&self, seen: Seen) {
+        self.hub.publish(pages::draw(&seen));
+        *self.seen.write() = Some(Arc::new(seen));
+    }
+}
+
+/// A monitor that is bound to its port and has not begun.
+#[derive(Debug)]
+pub struct Service {
+    config: MonitorConfig,
+    listener: TcpListener,
+    scraper: Scraper,
+    journal: Option<Journal>,
+}
+
+impl Service {
+    /// Binds the port and opens the output directory, so that what can't work fails here.
+    pub async fn bind(config: MonitorConfig) -> Result<Self, ServiceError> {
+        let address = config.listen;
+        let listener =
+            TcpListener::bind(address).await.map_err(|source| ServiceError::Listen { address, source })?;
+        let scraper = Scraper::new(config.nodes.clone(), config.timeout)?;
+        let journal = config.output_dir.as_deref().map(Journal::open).transpose()?;
+        Ok(Service { config, listener, scraper, journal })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> Result<SocketAddr, ServiceError> {
+        self.listener.local_addr().map_err(ServiceError::Serve)
+    }
+
+    /// Watches and serves until `end` is cancelled.
+    pub async fn run(self, end: CancellationToken) -> Result<(), ServiceError> {
+        let shared = Shared::new(self.config.interval, end.clone())?;
+        // However this function is left, nothing it started goes on.
+        let _guard = end.clone().drop_guard();
+        let app = http::router(shared.clone());
+        let stop = end.clone();
+        let mut server = tokio::spawn(async move {
+            axum::serve(self.listener, app).with_graceful_shutdown(stop.cancelled_owned()).await
+        });
+        if let Some(url) = self.config.recovery.clone() {
+            tokio::spawn(follow_audit(shared.clone(), url));
+        }
+        let rounds = rounds(&shared, &self.config, &self.scraper, self.journal);
+        let mut failed = None;
+        let journal = tokio::select! {
+            journal = rounds => journal,
+            served = &mut server => {
+                failed = Some(served.unwrap_or_else(|e| Err(std::io::Error::other(e))));
+                None
+            }
+        };
+        if let Some(outcome) = failed {
+            return outcome.map_err(ServiceError::Serve);
+        }
+        if tokio::time::timeout(SHUTDOWN_LIMIT, &mut server).await.is_err() {
+            tracing::warn!("connections are still open; they are cut");
+            server.abort();
+        }
+        if let Some(journal) = journal {
+            let html = shared.seen().and_then(|seen| {
+                pages::report(&seen)
+                    .map_err(|error| tracing::error!(%error, "the report can't be drawn"))
+                    .ok()
+            });
+            tokio::task::spawn_blocking(move || journal.close(html.as_deref()))
+                .await
+                .map_err(|e| ServiceError::Serve(std::io::Error::other(e)))??;
+        }
+        Ok(())
+    }
+}
+
+/// Round after round until the end; gives the journal back.
+async fn rounds(
+    shared: &Arc<Shared>,
+    config: &MonitorConfig,
+    scraper: &Scraper,
+    mut journal: Option<Journal>,
+) -> Option<Journal> {
+    let mut observer = Observer::new(config.limits.clone(), config.interval.as_secs_f64());
+    let mut log = EventLog::default();
+    let mut ticks = tokio::time::interval(config.interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shared.end.cancelled() => return journal,
+            _ = ticks.tick() => {}
+        }
+        let started = Instant::now();
+        let reports = tokio::select! {
+            () = shared.end.cancelled() => return journal,
+            reports = scraper.round() => reports,
+        };
+        let round = observer.take(&reports, Timestamp::now());
+        shared.metrics.take(&reports, &round, started.elapsed().as_secs_f64());
+        for event in &round.events {
+            tracing::info!(kind = event.kind.title(), severity = event.severity.as_str(), "{}", event.text);
+        }
+        if let Some(journal) = &mut journal {
+            journal.record(&round.snapshot, &round.events);
+        }
+        log.extend(round.events);
+        shared.show(Seen {
+            snapshot: round.snapshot,
+            findings: round.findings,
+            events: log.latest_first().cloned().collect(),
+            audit: shared.audit.read().clone(),
+            has_recovery: config.recovery.is_some(),
+            interval: config.interval,
+        });
+    }
+}
+
+/// Asks the recovery daemon, again and again.
+async fn follow_audit(shared: Arc<Shared>, url: String) {
+    let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build();
+    let Ok(client) = client else {
+        tracing::error!("the client for the recovery daemon can't be set up");
+        return;
+    };
+    let mut ticks = tokio::time::interval(shared.interval.max(AUDIT_INTERVAL));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shared.end.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let feed = audit_feed::ask(&client, &url).await;
+        *shared.audit.write() = Some(feed);
+    }
+}

@@ -1,0 +1,147 @@
+//! PURE. Compares what nodes hold, at indexes that both passed and nowhere else.
+//!
+//! Two hashes stand at every checkpoint: the chain over the applied log, and the checksum of the
+//! machine. Different chains mean that the logs differ; equal chains with different checksums mean
+//! that the same log made two states. Who is wrong is decided by a majority of the voters or not at
+//! all.
+
+use super::{ClusterSnapshot, NodeView, reporting};
+use api::cluster::Report;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What a comparison of two nodes gave.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "is")]
+pub enum Agreement {
+    /// Chain and checksum are equal at the highest index both passed.
+    Equal {
+        /// That index.
+        index: u64,
+    },
+    /// The logs are equal, the states are not.
+    StateUnequal {
+        /// The highest index where that shows.
+        index: u64,
+    },
+    /// The logs are not equal.
+    LogUnequal {
+        /// The highest index where that shows.
+        index: u64,
+    },
+    /// There is no index that both remember, or they are of different clusters.
+    NotComparable {
+        /// Which.
+        why: String,
+    },
+}
+
+/// Two nodes, compared.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PairComparison {
+    /// One.
+    pub a: String,
+    /// The other.
+    pub b: String,
+    /// What came of it.
+    pub agreement: Agreement,
+}
+
+/// Which of the two hashes differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DissentIn {
+    /// The chain over the log.
+    Log,
+    /// The machine's checksum, with equal chains.
+    State,
+}
+
+/// Nodes that hold different things at one index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dissent {
+    /// The index.
+    pub index: u64,
+    /// The nodes in each camp, the largest first.
+    pub camps: Vec<(String, Vec<String>)>,
+    /// The nodes outside the camp that a majority of the voters stands in; none where no camp is
+    /// that large, because then nobody knows who is right.
+    pub minority: Option<Vec<String>>,
+}
+
+/// Index -> (chain, checksum) of one node: its checkpoints and what it holds now.
+fn marks(report: &Report) -> BTreeMap<u64, (&str, &str)> {
+    let held = &report.state_checksum;
+    let mut marks: BTreeMap<u64, (&str, &str)> =
+        held.checkpoints.iter().map(|c| (c.index, (c.log_chain.as_str(), c.checksum.as_str()))).collect();
+    marks.insert(held.applied_index, (&held.log_chain, &held.checksum));
+    marks
+}
+
+/// Every pair of reporting nodes, compared.
+pub(super) fn compare_all(nodes: &[NodeView]) -> Vec<PairComparison> {
+    let reporting: Vec<_> = reporting(nodes).collect();
+    let mut pairs = Vec::new();
+    for (i, (a, report_a)) in reporting.iter().enumerate() {
+        for (b, report_b) in &reporting[i + 1..] {
+            pairs.push(PairComparison {
+                a: a.name().to_owned(),
+                b: b.name().to_owned(),
+                agreement: compare(report_a, report_b),
+            });
+        }
+    }
+    pairs
+}
+
+fn compare(a: &Report, b: &Report) -> Agreement {
+    if a.status.cluster_id.is_none() || a.status.cluster_id != b.status.cluster_id {
+        return Agreement::NotComparable { why: "not of one cluster".into() };
+    }
+    let (marks_a, marks_b) = (marks(a), marks(b));
+    let mut common =
+        marks_a.iter().rev().filter_map(|(index, mark)| Some((*index, *mark, *marks_b.get(index)?)));
+    let Some((index, (chain_a, sum_a), (chain_b, sum_b))) = common.next() else {
+        return Agreement::NotComparable { why: "no index that both remember".into() };
+    };
+    match (chain_a == chain_b, sum_a == sum_b) {
+        (false, _) => Agreement::LogUnequal { index },
+        (true, false) => Agreement::StateUnequal { index },
+        (true, true) => Agreement::Equal { index },
+    }
+}
+
+/// The disagreement of this kind at the highest index where there is one, if there is one at the
+/// highest index that the nodes concerned have in common.
+///
+/// A difference further down that is gone higher up has been repaired since: it is no dissent.
+pub fn dissent(snapshot: &ClusterSnapshot, kind: DissentIn) -> Option<Dissent> {
+    let index = snapshot
+        .checksums
+        .iter()
+        .filter_map(|pair| match (&pair.agreement, kind) {
+            (Agreement::LogUnequal { index }, DissentIn::Log) => Some(*index),
+            (Agreement::StateUnequal { index }, DissentIn::State) => Some(*index),
+            _ => None,
+        })
+        .max()?;
+    let mut camps: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (node, report) in snapshot.reporting() {
+        let Some((chain, checksum)) = marks(report).get(&index).copied() else { continue };
+        let camp = match kind {
+            DissentIn::Log => chain.to_owned(),
+            // A node with another log is no witness on what this log should have made.
+            DissentIn::State => format!("{chain}/{checksum}"),
+        };
+        camps.entry(camp).or_default().push(node.name().to_owned());
+    }
+    let mut camps: Vec<(String, Vec<String>)> = camps.into_iter().collect();
+    camps.sort_by_key(|(_, nodes)| std::cmp::Reverse(nodes.len()));
+    let votes = |nodes: &[String]| nodes.iter().filter(|n| snapshot.is_voter(n)).count();
+    let majority = snapshot.quorum.majority;
+    let right = camps.iter().position(|(_, nodes)| majority > 0 && votes(nodes) >= majority);
+    let minority = right.map(|right| {
+        let others = camps.iter().enumerate().filter(|(i, _)| *i != right);
+        others.flat_map(|(_, (_, nodes))| nodes.clone()).collect()
+    });
+    Some(Dissent { index, camps, minority })
+}

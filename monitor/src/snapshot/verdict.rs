@@ -1,0 +1,116 @@
+//! PURE. One sentence on the cluster, and how bad it is.
+//!
+//! The sentence leads with what matters most: does anybody answer, is there one leader, is there a
+//! quorum, how much may still be lost. What is not known is said to be not known. The sentence has
+//! no running times in it: it is read aloud when it changes, and must not change every second.
+
+use super::{ClusterSnapshot, NodeState, NodeView, Severity};
+use api::cluster::{HealthStatus, Role};
+
+/// How long a cluster may be without a leader before that is critical, seconds. An election takes
+/// well under one.
+const LEADERLESS_CRITICAL_SECONDS: f64 = 3.0;
+
+/// The sentence and its severity.
+pub(super) fn judge(snapshot: &ClusterSnapshot) -> (String, Severity) {
+    let total = snapshot.nodes.len();
+    let reporting = snapshot.reporting().count();
+    if reporting == 0 {
+        return nobody(snapshot, total);
+    }
+    if snapshot.cluster_ids.len() > 1 {
+        let ids = snapshot.cluster_ids.join(", ");
+        return (
+            format!("{} clusters under one configuration: {ids}", snapshot.cluster_ids.len()),
+            Severity::Critical,
+        );
+    }
+    let top: Vec<&str> = snapshot
+        .leaders
+        .iter()
+        .filter(|c| c.term == snapshot.highest_term)
+        .map(|c| c.node_id.as_str())
+        .collect();
+    if top.len() > 1 {
+        let names = top.join(" and ");
+        return (
+            format!("Split brain: {names} both lead term {}", snapshot.highest_term),
+            Severity::Critical,
+        );
+    }
+    let healthy = snapshot.nodes.iter().filter(|n| is_healthy(n)).count();
+    let quorum = &snapshot.quorum;
+    let (head, mut severity) = match &snapshot.leader {
+        Some(leader) => {
+            let tight = quorum.can_lose == 0 && quorum.voters.len() > 2;
+            let severity = if healthy < total || tight { Severity::Warning } else { Severity::Info };
+            (format!("{healthy} of {total} healthy, leader {leader}, can lose {}", quorum.can_lose), severity)
+        }
+        None if quorum.voters.is_empty() => {
+            (format!("{reporting} of {total} report, no cluster founded yet"), Severity::Warning)
+        }
+        None if !quorum.is_met() => (
+            format!(
+                "No quorum: {} of {} voters report, writes stop",
+                quorum.reporting.len(),
+                quorum.voters.len()
+            ),
+            Severity::Critical,
+        ),
+        None => {
+            let seconds = snapshot.leaderless_seconds.unwrap_or(0.0);
+            let severity =
+                if seconds > LEADERLESS_CRITICAL_SECONDS { Severity::Critical } else { Severity::Warning };
+            (format!("{healthy} of {total} healthy, no leader"), severity)
+        }
+    };
+    let mut sentence = head;
+    for clause in exceptions(snapshot) {
+        sentence.push_str("; ");
+        sentence.push_str(&clause);
+    }
+    if let Some(work) = &snapshot.work
+        && work.maintenance.enabled
+    {
+        sentence.push_str("; maintenance is on");
+    }
+    if !quorum.unwatched.is_empty() {
+        sentence.push_str(&format!("; not watched: {}", quorum.unwatched.join(", ")));
+        severity = severity.max(Severity::Warning);
+    }
+    (sentence, severity)
+}
+
+/// Nobody reports. Refusals are answers; anything else may be our own network.
+fn nobody(snapshot: &ClusterSnapshot, total: usize) -> (String, Severity) {
+    let down = snapshot.nodes.iter().filter(|n| matches!(n.state, NodeState::Down { .. })).count();
+    if total > 0 && down == total {
+        return (format!("All {total} nodes are down: every connection is refused"), Severity::Critical);
+    }
+    if down > 0 {
+        return (format!("Nobody reports: {down} of {total} down, the others unknown"), Severity::Critical);
+    }
+    (format!("This monitor reaches none of {total} nodes; that says nothing about them"), Severity::Warning)
+}
+
+fn is_healthy(node: &NodeView) -> bool {
+    node.takes_part() && node.report.as_ref().is_some_and(|r| r.health.status == HealthStatus::Ok)
+}
+
+/// A clause for each node that is not healthy, most of them at the most.
+fn exceptions(snapshot: &ClusterSnapshot) -> Vec<String> {
+    let mut clauses: Vec<String> = Vec::new();
+    for node in snapshot.nodes.iter().filter(|n| !is_healthy(n)) {
+        let name = node.name();
+        clauses.push(match (&node.state, &node.report) {
+            (NodeState::Down { .. }, _) => format!("{name} down"),
+            (_, None) => format!("{name} unknown"),
+            (_, Some(report)) if !node.takes_part() => format!("{name} {}", report.status.role),
+            (_, Some(report)) if report.health.status == HealthStatus::Failing => format!("{name} failing"),
+            // Between two leaders everyone is degraded for a moment, and the sentence said so.
+            (_, Some(report)) if snapshot.leader.is_none() && report.status.role != Role::Leader => continue,
+            (_, Some(_)) => format!("{name} degraded"),
+        });
+    }
+    clauses
+}

@@ -1,0 +1,89 @@
+//! Nodes that are not there: small servers that answer like coordinators, or badly on purpose.
+
+#![allow(dead_code, reason = "each test uses some of it")]
+
+pub mod reports;
+
+use api::cluster::Report;
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use parking_lot::Mutex;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// How a staged node answers.
+#[derive(Debug, Clone)]
+pub enum Answer {
+    Report(Box<Report>),
+    Status(u16, String),
+    Text(String),
+    /// Takes the request and never answers.
+    Hang,
+}
+
+/// A staged node; its server ends when it is dropped.
+#[derive(Debug)]
+pub struct StagedNode {
+    pub address: String,
+    answer: Arc<Mutex<Answer>>,
+    end: CancellationToken,
+    _guard: DropGuard,
+}
+
+impl StagedNode {
+    pub async fn start(answer: Answer) -> Self {
+        Self::start_at("127.0.0.1:0", answer).await
+    }
+
+    pub async fn start_at(address: &str, answer: Answer) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let answer = Arc::new(Mutex::new(answer));
+        let app = Router::new().route("/api/report", get(respond)).with_state(answer.clone());
+        let end = CancellationToken::new();
+        let ended = end.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = ended.cancelled() => {}
+                served = axum::serve(listener, app) => served.unwrap(),
+            }
+        });
+        StagedNode { address, answer, _guard: end.clone().drop_guard(), end }
+    }
+
+    pub fn set(&self, answer: Answer) {
+        *self.answer.lock() = answer;
+    }
+
+    pub fn stop(&self) {
+        self.end.cancel();
+    }
+}
+
+async fn respond(State(answer): State<Arc<Mutex<Answer>>>) -> Response {
+    let answer = answer.lock().clone();
+    match answer {
+        Answer::Report(report) => axum::Json(*report).into_response(),
+        Answer::Status(status, text) => (StatusCode::from_u16(status).unwrap(), text).into_response(),
+        Answer::Text(text) => text.into_response(),
+        Answer::Hang => std::future::pending().await,
+    }
+}
+
+/// Waits until `ask` gives something, or fails saying what was awaited.
+pub async fn wait_for<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = ask().await {
+            return found;
+        }
+        assert!(began.elapsed() < Duration::from_secs(20), "waited 20 s for {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -1,0 +1,210 @@
+//! `recovery`: wiring only.
+
+use anyhow::Context;
+use clap::Parser;
+use recovery::audit::Audit;
+use recovery::config::Loaded;
+use recovery::driver::{Driver, Options, Summary};
+use recovery::error::RecoveryError;
+use recovery::http::Api;
+use recovery::lease::LeaseKeeper;
+use recovery::observe::Clock;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+
+/// Repairs a Holdfast cluster: looks, names the cause, asks its policy, acts, verifies.
+///
+/// Without --daemon: one pass with a report; ends 0 healthy, 1 repaired, 2 needs a person.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// The config file (recovery_config.json).
+    #[arg(long)]
+    config: PathBuf,
+    /// Seconds between rounds; fractions are fine.
+    #[arg(long, default_value = "30", value_parser = seconds)]
+    interval: Duration,
+    /// Stay and go on.
+    #[arg(long)]
+    daemon: bool,
+    /// Do everything but the step itself; nothing is written either.
+    #[arg(long)]
+    dry_run: bool,
+    /// Where the API listens, host:port; the config's `listen` otherwise.
+    #[arg(long)]
+    listen: Option<String>,
+}
+
+const DEFAULT_LISTEN: &str = "127.0.0.1:8070";
+/// Commands of people that wait at most.
+const MAX_COMMANDS: usize = 64;
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let value: f64 = text.parse().map_err(|_| format!("`{text}` is no number of seconds"))?;
+    match Duration::try_from_secs_f64(value) {
+        Ok(d) if (Duration::from_millis(50)..=Duration::from_secs(24 * 3600)).contains(&d) => Ok(d),
+        _ => Err(format!("{text} must be 0.05 to 86400 seconds")),
+    }
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match work(arguments).await {
+        Ok(code) => ExitCode::from(code),
+        Err(e) => {
+            eprintln!("recovery: {e:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+async fn work(arguments: Arguments) -> anyhow::Result<u8> {
+    let path = arguments.config.clone();
+    let loaded = tokio::task::spawn_blocking(move || Loaded::read(&path))
+        .await
+        .context("reading the config")?
+        .with_context(|| format!("{}", arguments.config.display()))?;
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    let clock = Clock::start();
+    let dir = &loaded.config.recovery_dir;
+    let (audit, _only_one) = if arguments.dry_run {
+        (Audit::look(dir)?, None)
+    } else {
+        let only_one = take_instance_lock(dir)?;
+        (Audit::open(dir, clock.now())?, Some(only_one))
+    };
+    let lease = if arguments.dry_run { None } else { Some(start_lease(&loaded)?) };
+    let options = Options {
+        config_path: arguments.config.clone(),
+        interval: arguments.interval,
+        dry_run: arguments.dry_run,
+    };
+    let mut driver = Driver::new(options, &loaded, audit, lease, clock)?;
+    if !arguments.daemon {
+        let summary = driver.one_pass().await;
+        print!("{}", report(&summary));
+        return Ok(summary.exit_code());
+    }
+    serve(driver, &loaded, arguments.listen).await?;
+    Ok(0)
+}
+
+/// The daemon: API and loop until a signal ends both.
+async fn serve(driver: Driver, loaded: &Loaded, listen: Option<String>) -> anyhow::Result<()> {
+    let listen = listen.or_else(|| loaded.config.listen.clone()).unwrap_or_else(|| DEFAULT_LISTEN.to_owned());
+    let token = match &loaded.config.webhook_token_file {
+        Some(path) => Some(std::fs::read_to_string(path)?.trim().to_owned()),
+        None => None,
+    };
+    let listener = tokio::net::TcpListener::bind(&listen)
+        .await
+        .map_err(|source| RecoveryError::Listen { address: listen.clone(), source })?;
+    tracing::info!(address = %listener.local_addr()?, version = api::VERSION, "recovery daemon");
+    let end = CancellationToken::new();
+    let reload = Arc::new(Notify::new());
+    let (commands, orders) = mpsc::channel(MAX_COMMANDS);
+    let api = Api::new(driver.shared(), commands, token, &listen);
+    let server = tokio::spawn(
+        axum::serve(listener, api.router())
+            .with_graceful_shutdown(end.clone().cancelled_owned())
+            .into_future(),
+    );
+    let running = tokio::spawn(driver.run(orders, reload.clone(), end.clone()));
+    wait_for_end(&reload).await?;
+    end.cancel();
+    running.await.context("the loop")?;
+    // Open connections have no claim on the end.
+    let _ = tokio::time::timeout(Duration::from_secs(1), server).await;
+    Ok(())
+}
+
+async fn wait_for_end(reload: &Notify) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            _ = hangup.recv() => reload.notify_one(),
+        }
+    }
+}
+
+/// One daemon a `recovery_dir`.
+fn take_instance_lock(dir: &Path) -> Result<File, RecoveryError> {
+    std::fs::create_dir_all(dir).map_err(|e| RecoveryError::file("can't create", dir, e))?;
+    let path = dir.join("recovery.lock");
+    let mut file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(&path)
+        .map_err(|e| RecoveryError::file("can't open", &path, e))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let pid = std::fs::read_to_string(&path).unwrap_or_default().trim().to_owned();
+            return Err(RecoveryError::SecondDaemon { path, pid });
+        }
+        Err(TryLockError::Error(e)) => return Err(RecoveryError::file("can't lock", &path, e)),
+    }
+    let written = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+    written.map_err(|e| RecoveryError::file("can't write", &path, e))?;
+    Ok(file)
+}
+
+/// The lease's holder keeps its name over restarts, so that a restarted daemon renews its own.
+fn start_lease(loaded: &Loaded) -> anyhow::Result<LeaseKeeper> {
+    let path = loaded.config.recovery_dir.join("holder");
+    let holder = match std::fs::read_to_string(&path) {
+        Ok(text) if !text.trim().is_empty() => text.trim().to_owned(),
+        _ => {
+            let fresh = format!("recovery-{}", ulid::Ulid::generate());
+            std::fs::write(&path, &fresh).map_err(|e| RecoveryError::file("can't write", &path, e))?;
+            fresh
+        }
+    };
+    let client = api::Client::new(loaded.config.nodes.iter().map(|node| node.address()))?;
+    Ok(LeaseKeeper::start(client, holder))
+}
+
+/// One pass, for people.
+fn report(summary: &Summary) -> String {
+    let (reporting, all) = summary.reporting;
+    let mut text = format!("{reporting} of {all} nodes report\n");
+    for record in &summary.repaired {
+        let kind = record.kind.map_or("fault", |kind| kind.as_str());
+        text.push_str(&format!("repaired: {kind} of {}: {}\n", record.nodes.join(", "), record.detail));
+    }
+    for plan in &summary.open {
+        let gate = plan.gate.map_or("", |gate| gate.as_str());
+        text.push_str(&format!("open: {} of {} ({gate}): {}\n", plan.kind, plan.nodes.join(", "), plan.why));
+        for line in &plan.evidence {
+            text.push_str(&format!("    {line}\n"));
+        }
+    }
+    text.push_str(match summary.exit_code() {
+        0 => "healthy\n",
+        1 => "repaired\n",
+        _ if summary.blind => {
+            "needs a person: no node answers, and this daemon may be the one that is cut off\n"
+        }
+        _ => "needs a person\n",
+    });
+    text
+}

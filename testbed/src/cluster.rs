@@ -1,0 +1,246 @@
+//! A cluster of real coordinators for tests and measurements.
+//!
+//! It lives in a temporary folder, on ports that nobody else gets, and its processes die with it:
+//! when it is dropped, and by the system's hand when the thread that started them ends. So start
+//! it from the test's own thread (or one that lives as long).
+
+use crate::binaries::Binaries;
+use crate::layout::{NodePlace, write_node_configs};
+use crate::ports::Ports;
+use crate::process::{Lifetime, Started, TERM_GRACE, end, last_lines};
+use crate::{Error, wait};
+use api::Client;
+use api::cluster::{Role, StateChecksum, Status};
+use rustix::process::Signal;
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// How long a node may take until it serves.
+pub const READY_LIMIT: Duration = Duration::from_secs(30);
+
+/// Coordinators and workers on this machine.
+pub struct Cluster {
+    folder: TempDir,
+    places: Vec<NodePlace>,
+    nodes: Vec<Option<Started>>,
+    workers: Vec<Started>,
+    binaries: Binaries,
+    http: reqwest::Client,
+    _ports: Ports,
+}
+
+impl Cluster {
+    /// Starts `count` coordinators with the programs that [`Binaries::find`] finds, and waits
+    /// until all serve.
+    pub async fn start(count: usize) -> Result<Cluster, Error> {
+        Cluster::start_with(count, Binaries::find()?).await
+    }
+
+    /// Starts `count` coordinators with these programs, and waits until all serve.
+    pub async fn start_with(count: usize, binaries: Binaries) -> Result<Cluster, Error> {
+        let folder = tempfile::Builder::new()
+            .prefix("holdfast-")
+            .tempdir()
+            .map_err(Error::io("create a temporary folder"))?;
+        let ports = Ports::take(2 * count)?;
+        let places: Vec<NodePlace> = (0..count)
+            .map(|i| NodePlace::new(folder.path(), i, ports.as_slice()[i], ports.as_slice()[count + i]))
+            .collect();
+        write_node_configs(&places)?;
+        let mut cluster = Cluster {
+            folder,
+            nodes: (0..count).map(|_| None).collect(),
+            places,
+            workers: Vec::new(),
+            binaries,
+            http: wait::http(),
+            _ports: ports,
+        };
+        for index in 0..count {
+            cluster.start_node(index)?;
+        }
+        cluster.wait_all_ready(READY_LIMIT).await?;
+        Ok(cluster)
+    }
+
+    /// How many coordinators there are.
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// True for a cluster of none.
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// Where node `index` (from 0) lies.
+    pub fn place(&self, index: usize) -> &NodePlace {
+        &self.places[index]
+    }
+
+    /// `host:port` of every coordinator.
+    pub fn addresses(&self) -> Vec<String> {
+        self.places.iter().map(NodePlace::address).collect()
+    }
+
+    /// The folder of everything.
+    pub fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
+    /// A client that follows the leader.
+    pub fn client(&self) -> Result<Client, Error> {
+        Client::new(self.addresses()).map_err(Error::client("make a client"))
+    }
+
+    /// Starts node `index`; one that runs goes on.
+    pub fn start_node(&mut self, index: usize) -> Result<(), Error> {
+        if self.nodes[index].as_mut().is_some_and(Started::is_alive) {
+            return Ok(());
+        }
+        let place = &self.places[index];
+        let program = self.binaries.path("coordinator")?;
+        let arguments = ["--config".to_owned(), place.config.display().to_string()];
+        let started = Started::spawn(&place.id, &program, &arguments, &place.log_file, Lifetime::WithParent)?;
+        self.nodes[index] = Some(started);
+        Ok(())
+    }
+
+    /// kill -9 of node `index`.
+    pub fn kill9(&mut self, index: usize) {
+        if let Some(mut node) = self.nodes[index].take() {
+            node.kill9();
+        }
+    }
+
+    /// Ends node `index` the orderly way.
+    pub fn stop_node(&mut self, index: usize) -> Result<(), Error> {
+        let Some(node) = self.nodes[index].take() else { return Ok(()) };
+        end(std::slice::from_ref(&node.process), TERM_GRACE).map(drop)
+    }
+
+    /// Stops node `index` in its tracks (SIGSTOP).
+    pub fn pause(&self, index: usize) -> bool {
+        self.nodes[index].as_ref().is_some_and(|node| node.signal(Signal::STOP))
+    }
+
+    /// Lets node `index` go on (SIGCONT).
+    pub fn resume(&self, index: usize) -> bool {
+        self.nodes[index].as_ref().is_some_and(|node| node.signal(Signal::CONT))
+    }
+
+    /// Pid of node `index` while it was not ended.
+    pub fn pid(&self, index: usize) -> Option<u32> {
+        self.nodes[index].as_ref().map(|node| node.process.pid)
+    }
+
+    /// Waits until node `index` serves reads and writes.
+    pub async fn wait_ready(&mut self, index: usize, limit: Duration) -> Result<(), Error> {
+        let place = self.places[index].clone();
+        let (http, url) = (self.http.clone(), place.url("/api/health/ready"));
+        let what = format!("{} to serve", place.id);
+        match wait::until(&what, limit, || wait::answers(&http, &url)).await {
+            Err(Error::TimedOut { what, waited_s, last, .. }) => {
+                if let Some(node) = &mut self.nodes[index] {
+                    node.check_alive()?;
+                }
+                Err(Error::TimedOut { what, waited_s, last, tail: last_lines(&place.log_file, 30) })
+            }
+            other => other,
+        }
+    }
+
+    /// Waits until every node that was started serves.
+    pub async fn wait_all_ready(&mut self, limit: Duration) -> Result<(), Error> {
+        for index in 0..self.len() {
+            if self.nodes[index].is_some() {
+                self.wait_ready(index, limit).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What node `index` says of itself.
+    pub async fn status(&self, index: usize) -> Result<Status, String> {
+        wait::get(&self.http, &self.places[index].url("/api/status")).await
+    }
+
+    /// The checksums of node `index`.
+    pub async fn state_checksum(&self, index: usize) -> Result<StateChecksum, String> {
+        wait::get(&self.http, &self.places[index].url("/api/health/state_checksum")).await
+    }
+
+    /// Waits for a leader; the one of the highest term where two claim it.
+    pub async fn leader(&self, limit: Duration) -> Result<usize, Error> {
+        wait::until("a leader", limit, || async {
+            let mut best: Option<(u64, usize)> = None;
+            let mut last = Vec::new();
+            for index in 0..self.len() {
+                match self.status(index).await {
+                    Ok(status) if status.role == Role::Leader => {
+                        best = best.max(Some((status.term, index)));
+                    }
+                    Ok(status) => last.push(format!("{} is {}", status.node_id, status.role)),
+                    Err(why) => last.push(why),
+                }
+            }
+            best.map(|(_, index)| index).ok_or_else(|| last.join("; "))
+        })
+        .await
+    }
+
+    /// Starts a worker and waits until the cluster has registered it.
+    pub async fn start_worker(&mut self, labels: &str, slots: u32) -> Result<(), Error> {
+        let name = format!("worker-{}", self.workers.len() + 1);
+        let addresses = self.addresses().join(",");
+        let slots = slots.to_string();
+        let mut arguments = ["worker", "--id", &name, "--coordinators", &addresses, "--slots", &slots]
+            .map(str::to_owned)
+            .to_vec();
+        if !labels.is_empty() {
+            arguments.extend(["--labels".to_owned(), labels.to_owned()]);
+        }
+        let log = self.folder.path().join("logs").join(format!("{name}.log"));
+        let program = self.binaries.path("coordinator")?;
+        self.workers.push(Started::spawn(&name, &program, &arguments, &log, Lifetime::WithParent)?);
+        let (client, wanted) = (self.client()?, self.workers.len());
+        wait::until("the worker to register", READY_LIMIT, || async {
+            let seen: api::worker::WorkerList =
+                client.get("/api/workers").await.map_err(|e| e.to_string())?;
+            if seen.workers.len() >= wanted { Ok(()) } else { Err(format!("{} workers", seen.workers.len())) }
+        })
+        .await
+    }
+
+    /// kill -9 of worker `index`.
+    pub fn kill9_worker(&mut self, index: usize) {
+        self.workers[index].kill9();
+    }
+
+    /// The last lines of every log, for the message of a test that fails.
+    pub fn log_tails(&self, count: usize) -> String {
+        let mut text = String::new();
+        for place in &self.places {
+            text.push_str(&format!("--- {}\n{}\n", place.id, last_lines(&place.log_file, count).join("\n")));
+        }
+        for worker in &self.workers {
+            let lines = last_lines(&worker.log_file, count).join("\n");
+            text.push_str(&format!("--- {}\n{lines}\n", worker.process.name));
+        }
+        text
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // Workers get the chance to end the commands they run; coordinators have nothing to lose.
+        let workers: Vec<_> = self.workers.iter().map(|w| w.process.clone()).collect();
+        let _ = end(&workers, Duration::from_millis(500));
+        for started in self.workers.iter_mut().chain(self.nodes.iter_mut().flatten()) {
+            started.kill9();
+        }
+        if std::thread::panicking() {
+            eprintln!("{}", self.log_tails(20));
+        }
+    }
+}
