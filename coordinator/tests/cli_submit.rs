@@ -1,11 +1,7 @@
 //! `submit`, `worker` and the small commands as real processes against a fake coordinator.
-//!
-//! The program under test is this test program itself, started again: the test `program` is the
-//! whole of `main` when its variable is set.
 
 mod fake;
 
-use clap::Parser;
 use fake::{Fake, PATIENCE};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -14,35 +10,11 @@ use std::process::{Output, Stdio};
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 
-const ARGUMENTS: &str = "HOLDFAST_TEST_ARGUMENTS";
-
-#[derive(Debug, clap::Parser)]
-struct Program {
-    #[command(subcommand)]
-    command: coordinator::cli::Command,
-}
-
-#[test]
-fn program() {
-    let Ok(arguments) = std::env::var(ARGUMENTS) else { return };
-    let arguments: Vec<String> = serde_json::from_str(&arguments).unwrap();
-    println!(); // Ends the harness's own line.
-    let parsed = Program::try_parse_from(arguments).unwrap_or_else(|e| e.exit());
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    let code = runtime.block_on(parsed.command.run());
-    // ExitCode can't be read; its Debug form names the number.
-    let text = format!("{code:?}");
-    let number: String = text.chars().filter(char::is_ascii_digit).collect();
-    std::process::exit(number.parse().unwrap());
-}
-
 /// The program in `folder`; it is killed with its handle.
 fn command(folder: &Path, arguments: &[&str]) -> Command {
-    let arguments: Vec<&str> = std::iter::once("coordinator").chain(arguments.iter().copied()).collect();
-    let mut command = Command::new(std::env::current_exe().unwrap());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_coordinator"));
     command
-        .args(["program", "--exact", "--nocapture", "--test-threads=1"])
-        .env(ARGUMENTS, serde_json::to_string(&arguments).unwrap())
+        .args(arguments)
         .env_remove("HOLDFAST_COORDINATORS")
         .current_dir(folder)
         .stdin(Stdio::piped())
@@ -67,12 +39,9 @@ struct Ended {
 
 impl From<Output> for Ended {
     fn from(output: Output) -> Ended {
-        let text = String::from_utf8(output.stdout).unwrap();
-        let own = text.split_once("running 1 test\n").map_or("", |(_, own)| own);
-        let own = own.strip_prefix("test program ... ").unwrap_or(own);
         Ended {
             code: output.status.code(),
-            out: own.trim_start().to_owned(),
+            out: String::from_utf8(output.stdout).unwrap(),
             err: String::from_utf8(output.stderr).unwrap(),
         }
     }
