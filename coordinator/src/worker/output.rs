@@ -139,8 +139,8 @@ mod tests {
         let mut cut = HeadTail::new(6);
         cut.push("aaäxxxxäbb".as_bytes());
         let cut = cut.keep();
-        assert_eq!(cut.text, "aa\n[... 9 bytes left out ...]\nbb");
-        assert_eq!(cut.dropped_bytes, 9);
+        assert_eq!(cut.text, "aa\n[... 8 bytes left out ...]\nbb");
+        assert_eq!(cut.dropped_bytes, 8);
     }
 
     #[test]

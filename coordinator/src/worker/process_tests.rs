@@ -1,1 +1,178 @@
 use super::*;
+use std::path::Path;
+
+fn shell(line: &str) -> Spec {
+    Spec {
+        argv: vec!["/bin/sh".into(), "-c".into(), line.into()],
+        cwd: None,
+        env: BTreeMap::new(),
+        output_limit_bytes: 1024 * 1024,
+        timeout: Duration::from_secs(60),
+    }
+}
+
+async fn ran(spec: Spec) -> Ran {
+    run(&spec, &Guard::default(), &Stop::default()).await
+}
+
+/// True while the process runs; a zombie does not.
+fn runs(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
+
+async fn until(awaited: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < deadline, "not within 20 s: {awaited}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// The pid that a task wrote to `path`, once it is there.
+async fn pid_in(path: &Path) -> String {
+    until("the task writes its pid", || std::fs::read_to_string(path).is_ok_and(|t| t.ends_with('\n'))).await;
+    std::fs::read_to_string(path).unwrap().trim().to_owned()
+}
+
+#[tokio::test]
+async fn output_exit_code_directory_and_environment_are_the_tasks() {
+    let folder = tempfile::tempdir().unwrap();
+    let cwd = folder.path().canonicalize().unwrap().to_str().unwrap().to_owned();
+    let mut spec = shell("pwd; echo $WORD; echo oops >&2; cat; exit 3");
+    spec.cwd = Some(cwd.clone());
+    spec.env = BTreeMap::from([("WORD".into(), "a b".into())]);
+    let ran = ran(spec).await;
+    assert_eq!(ran.stdout, format!("{cwd}\na b\n"), "standard input is empty");
+    assert_eq!((ran.stderr.as_str(), ran.exit_code, ran.signal), ("oops\n", Some(3), None));
+    assert!(ran.error.is_none() && !ran.timed_out && !ran.stopped);
+}
+
+#[tokio::test]
+async fn processor_time_is_measured() {
+    let ran = ran(shell("i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done")).await;
+    let cpu = ran.cpu.unwrap();
+    assert!(cpu > Duration::from_millis(5) && cpu <= ran.duration + Duration::from_millis(200), "{cpu:?}");
+}
+
+#[tokio::test]
+async fn a_signal_is_told_from_an_exit_code() {
+    let ran = ran(shell("kill -9 $$")).await;
+    assert_eq!((ran.exit_code, ran.signal), (None, Some(9)));
+}
+
+#[tokio::test]
+async fn what_can_not_be_started_says_why() {
+    let mut spec = shell("");
+    spec.argv = vec!["no-such-program-anywhere".into()];
+    let missing = ran(spec.clone()).await;
+    assert!(
+        missing.error.as_ref().unwrap().contains("\"no-such-program-anywhere\" can't be started"),
+        "{missing:?}"
+    );
+    spec.argv = vec!["true".into()];
+    spec.cwd = Some("/no/such/folder".into());
+    let nowhere = ran(spec).await;
+    assert!(
+        nowhere.error.as_ref().unwrap().contains("\"/no/such/folder\" is not a directory"),
+        "{nowhere:?}"
+    );
+}
+
+#[tokio::test]
+async fn much_output_is_bounded_to_head_and_tail() {
+    let mut spec = shell("echo first; head -c 3000000 /dev/zero | tr '\\0' x; echo; echo last");
+    spec.output_limit_bytes = 1000;
+    let ran = ran(spec).await;
+    assert!(ran.stdout.starts_with("first\nxxx") && ran.stdout.ends_with("xxx\nlast\n"));
+    assert_eq!(ran.dropped_bytes, 3_000_000 + 6 + 1 + 5 - 1000);
+    assert!(ran.stdout.len() < 1100, "{}", ran.stdout.len());
+}
+
+#[tokio::test]
+async fn the_time_limit_ends_grandchildren_that_ignore_the_polite_signal() {
+    let folder = tempfile::tempdir().unwrap();
+    let pid_file = folder.path().join("pid");
+    let mut spec = shell(
+        "(trap '' TERM; sh -c 'echo $$ > pid; trap \"\" TERM; while :; do sleep 1; done') & wait; wait",
+    );
+    spec.cwd = Some(folder.path().to_str().unwrap().into());
+    spec.timeout = Duration::from_millis(500);
+    let started = Instant::now();
+    let ran = ran(spec).await;
+    assert!(ran.timed_out && ran.exit_code.is_none(), "{ran:?}");
+    assert!(started.elapsed() < TERM_GRACE + PIPE_GRACE + Duration::from_secs(3));
+    let pid = pid_in(&pid_file).await;
+    until("the grandchild is gone", || !runs(&pid)).await;
+}
+
+#[tokio::test]
+async fn a_task_may_tidy_up_when_its_time_is_over() {
+    let mut spec = shell("trap 'echo tidied; exit 0' TERM; while :; do sleep 0.05; done");
+    spec.timeout = Duration::from_millis(300);
+    let ran = ran(spec).await;
+    assert!(ran.timed_out && ran.exit_code.is_none());
+    assert_eq!(ran.stdout, "tidied\n");
+    assert!(ran.duration < TERM_GRACE, "{:?}", ran.duration);
+}
+
+#[tokio::test]
+async fn a_grandchild_that_holds_the_output_open_does_not_hang_the_task() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut spec = shell("sleep 600 & echo $! > pid; echo done");
+    spec.cwd = Some(folder.path().to_str().unwrap().into());
+    let started = Instant::now();
+    let ran = ran(spec).await;
+    assert_eq!((ran.stdout.as_str(), ran.exit_code), ("done\n", Some(0)));
+    assert!(started.elapsed() < PIPE_GRACE + Duration::from_secs(3), "{:?}", started.elapsed());
+    assert!(ran.duration < PIPE_GRACE, "the wait for the pipe is not the task's time");
+    let pid = pid_in(&folder.path().join("pid")).await;
+    until("the grandchild is gone", || !runs(&pid)).await;
+}
+
+#[tokio::test]
+async fn a_holder_outside_the_group_costs_only_the_grace() {
+    let started = Instant::now();
+    let ran = ran(shell("setsid sleep 5 & echo done")).await;
+    assert_eq!((ran.stdout.as_str(), ran.exit_code), ("done\n", Some(0)));
+    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn cancelling_and_killing_stop_it() {
+    for kill in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut spec = shell("echo $$ > pid; exec sleep 600");
+        spec.cwd = Some(folder.path().to_str().unwrap().into());
+        let (guard, stop) = (Guard::default(), Stop::default());
+        let running = run(&spec, &guard, &stop);
+        let stopping = async {
+            let pid = pid_in(&folder.path().join("pid")).await;
+            if kill {
+                stop.kill.cancel()
+            } else {
+                stop.cancel.cancel()
+            };
+            pid
+        };
+        let (ran, pid) = tokio::join!(running, stopping);
+        assert!(ran.stopped);
+        assert_eq!(ran.signal, Some(if kill { 9 } else { 15 }));
+        assert!(!runs(&pid));
+        assert!(guard.is_idle());
+    }
+}
+
+#[tokio::test]
+async fn a_dropped_run_leaves_no_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut spec = shell("echo $$ > pid; exec sleep 600");
+    spec.cwd = Some(folder.path().to_str().unwrap().into());
+    let (guard, stop) = (Guard::default(), Stop::default());
+    let pid_file = folder.path().join("pid");
+    let pid = tokio::select! {
+        _ = run(&spec, &guard, &stop) => unreachable!("it sleeps"),
+        pid = pid_in(&pid_file) => pid,
+    };
+    until("the process is gone", || !runs(&pid)).await;
+}

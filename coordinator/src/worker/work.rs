@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn output_that_swells_in_json_still_fits_a_request() {
-        let swelling = "\u{1}".repeat(4 * 1024 * 1024);
+        let swelling = "\u{1}".repeat(1024 * 1024);
         let output = CommandOutput { stdout: swelling.clone(), stderr: swelling, ..CommandOutput::default() };
         let json = bounded_json(output);
         assert!(json.get().len() <= MAX_RESULT_BYTES, "{} bytes", json.get().len());
