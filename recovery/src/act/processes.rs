@@ -102,7 +102,8 @@ fn is_in_its_place(process: &Process, spec: &ProcessSpec) -> bool {
         Ok(environment) => spec.env.iter().all(|(name, value)| {
             environment.get(OsStr::new(name)).is_some_and(|have| have == OsStr::new(value))
         }),
-        Err(_) => true,
+        // It is just ending, or it is another user's; then the look errs on the side of alive.
+        Err(_) => is_alive(process),
     }
 }
 

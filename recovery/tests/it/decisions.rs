@@ -45,7 +45,8 @@ impl Daemon {
             at: Timestamp::from_millisecond(look.at_ms as i64).unwrap(),
             generation: self.ledger.generation + 1,
             max_evidence_age_ms: 2_000,
-            round_gap_ms: 400,
+            round_gap_ms: 800,
+            proven_gap_ms: 400,
             dry_run: self.dry_run,
             epoch: None,
         };

@@ -187,7 +187,13 @@ impl Fakes {
 
     /// Kills a node the hard way, waits until it is gone, and returns its pid.
     pub fn kill(&self, node: &str) -> i32 {
-        let pid = self.pid(node).unwrap_or_else(|| panic!("{node} does not run"));
+        let mut pid = None;
+        // It locks first and writes its pid then.
+        wait_for(&format!("the pid of {node}"), || {
+            pid = self.pid(node);
+            pid.is_some()
+        });
+        let pid = pid.unwrap();
         kill_hard(pid);
         wait_for(&format!("{node} to die"), || !pid_is_alive(pid) && self.pid(node).is_none());
         pid
@@ -196,6 +202,12 @@ impl Fakes {
 
 impl Drop for Fakes {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            for name in ["recovery/audit.jsonl", "daemon.log", "n1.log", "n2.log", "n3.log"] {
+                let text = std::fs::read_to_string(self.dir.path().join(name)).unwrap_or_default();
+                println!("---- {name}\n{text}");
+            }
+        }
         // By what they were started with: one may not have locked its directory yet.
         for process in procfs::process::all_processes().into_iter().flatten().flatten() {
             let is_ours = process.environ().is_ok_and(|env| {

@@ -1,6 +1,7 @@
 //! The program itself against three fake nodes.
 
 use crate::fake::{Fakes, NODES, audit, wait_for, wait_within};
+use recovery::policy::Gate;
 use recovery::record::{Outcome, Phase};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -23,9 +24,11 @@ struct Daemon(Child);
 
 impl Daemon {
     fn start(config: &Path) -> Daemon {
+        let log =
+            std::fs::OpenOptions::new().create(true).append(true).open(config.with_file_name("daemon.log"));
         let child = recovery(config)
             .args(["--daemon", "--listen", "127.0.0.1:0"])
-            .stderr(Stdio::null())
+            .stderr(log.unwrap())
             .spawn()
             .unwrap();
         Daemon(child)
@@ -142,7 +145,7 @@ fn a_node_that_can_not_start_is_tried_to_its_budget_and_no_further() {
     let _daemon = Daemon::start(&config);
     let pages = || {
         let records = audit(&fakes.recovery_dir());
-        records.iter().filter(|r| r.phase == Phase::NeedsPerson).cloned().collect::<Vec<_>>()
+        records.iter().filter(|r| r.gate == Some(Gate::Budget)).cloned().collect::<Vec<_>>()
     };
     wait_for("the page", || !pages().is_empty());
     let page = pages().remove(0);
