@@ -56,7 +56,7 @@ impl Audit {
         }
         file.sync_all().map_err(|e| RecoveryError::file("can't sync", &path, e))?;
         sync_dir(dir)?;
-        let damaged = past.damaged.clone();
+        let damaged = past.damaged;
         let mut audit = Audit::remember(dir, past, Some(file));
         if let Some(line) = damaged
             && audit.ledger.brake.is_none()

@@ -474,3 +474,105 @@ pub fn is_this_host(host: &str, port: u16) -> bool {
     let Ok(addresses) = (host, port).to_socket_addrs() else { return false };
     addresses.into_iter().any(|address| UdpSocket::bind((address.ip(), 0)).is_ok())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn load(value: &Value) -> Result<Loaded, String> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), value.to_string()).unwrap();
+        Loaded::read(file.path()).map_err(|e| e.to_string())
+    }
+
+    fn guide() -> Value {
+        let node = |n: u8| {
+            json!({"id": format!("node-{n}"), "host": format!("coordinator{n}.example.com"), "port": 8080,
+                "data_dir": format!("/home/coordinator/distributed_testing/node{n}")})
+        };
+        json!({
+            "nodes": [node(1), node(2), node(3)],
+            "recovery_dir": "/home/coordinator/distributed_testing/recovery",
+            "recovery_options": {"auto_restart": true, "backup_before_recovery": true,
+                "max_restart_attempts": 5, "restart_cooldown": 60}
+        })
+    }
+
+    #[test]
+    fn the_guides_file_works_as_it_stands() {
+        let loaded = load(&guide()).unwrap();
+        let rule = loaded.policy.rule(FaultKind::ProcessCrash);
+        assert!(rule.enabled);
+        assert_eq!((rule.confirmations_rounds, rule.cooldown_ms, loaded.policy.max_attempts), (2, 60_000, 5));
+        assert!(FaultKind::ALL.iter().filter(|kind| loaded.policy.rule(**kind).enabled).count() == 1);
+        assert!(loaded.actuators.values().all(Option::is_none));
+        assert!(
+            loaded.warnings.iter().any(|w| w.starts_with("node-1: no actuator")),
+            "{:?}",
+            loaded.warnings
+        );
+    }
+
+    #[test]
+    fn without_a_policy_it_only_observes() {
+        let mut file = guide();
+        file.as_object_mut().unwrap().remove("recovery_options");
+        let loaded = load(&file).unwrap();
+        assert!(FaultKind::ALL.iter().all(|kind| !loaded.policy.rule(*kind).enabled));
+        file["policy"] =
+            json!({"process_crash": {"enabled": true, "confirmations": 3, "cooldown_seconds": 0.5}});
+        let loaded = load(&file).unwrap();
+        let rule = loaded.policy.rule(FaultKind::ProcessCrash);
+        assert_eq!((rule.enabled, rule.confirmations_rounds, rule.cooldown_ms), (true, 3, 500));
+    }
+
+    #[test]
+    fn every_fault_of_a_file_is_named_at_once() {
+        let mut file = guide();
+        file["nodes"][1]["id"] = json!("node-1");
+        file["nodes"][2]["actuator"] = json!({"type": "systemd"});
+        file["nodes"][0]["actuator"] = json!({"type": "process"});
+        file["policy"] = json!({"proces_crash": {}, "deadlock": {"actions": ["restart"]}});
+        file["recovery_options"]["restart_cooldown"] = json!(-1);
+        file["listen"] = json!("8070");
+        let error = load(&file).unwrap_err();
+        for part in [
+            "`nodes[1].id`: `node-1` is named twice",
+            "`nodes[2].actuator.type`: `systemd` is not available in this version; use `process` or `none`",
+            "`nodes[0].actuator.command`: is required",
+            "unknown key `policy.proces_crash`; did you mean `process_crash`?",
+            "`policy.deadlock.actions`: `restart` is not available in this version",
+            "`recovery_options.restart_cooldown`: -1 must be 0 to 604800 seconds",
+            "`listen`: `8070` is not host:port",
+        ] {
+            assert!(error.contains(part), "{part}\nis not in\n{error}");
+        }
+        let mut file = guide();
+        file["recovery_optoins"] = json!({});
+        assert!(load(&file).unwrap_err().contains("did you mean `recovery_options`"));
+    }
+
+    #[test]
+    fn a_node_on_this_host_with_a_config_is_run_by_the_coordinator() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("n1.json");
+        let data_dir = dir.path().join("n1");
+        std::fs::write(&config, json!({"node_id": "n1", "data_dir": data_dir}).to_string()).unwrap();
+        let file = |id: &str, host: &str, data_dir: &Path| {
+            json!({"nodes": [{"id": id, "host": host, "port": 1, "data_dir": data_dir, "config": config}],
+                "recovery_dir": dir.path()})
+        };
+        let loaded = load(&file("n1", "127.0.0.1", &data_dir)).unwrap();
+        let spec = loaded.actuators["n1"].as_ref().unwrap();
+        assert!(spec.command[0].ends_with("coordinator"), "{:?}", spec.command);
+        assert_eq!(spec.command[1..], ["--config".to_owned(), config.display().to_string()]);
+        assert_eq!(spec.log_file, dir.path().join("logs/n1.log"));
+        // 192.0.2.0/24 belongs to documentation: no host has it.
+        assert!(load(&file("n1", "192.0.2.1", &data_dir)).unwrap().actuators["n1"].is_none());
+        let error = load(&file("n2", "127.0.0.1", &data_dir)).unwrap_err();
+        assert!(error.contains("is the config of node `n1`"), "{error}");
+        let error = load(&file("n1", "127.0.0.1", dir.path())).unwrap_err();
+        assert!(error.contains("says data_dir"), "{error}");
+    }
+}

@@ -42,6 +42,9 @@ pub struct Round<'a> {
     pub max_evidence_age_ms: u64,
     /// Looks closer together than this count as one round, ms.
     pub round_gap_ms: u64,
+    /// The same for a death that the host proves: no slow network can feign it, so that it may be
+    /// confirmed sooner.
+    pub proven_gap_ms: u64,
     /// Only looking.
     pub dry_run: bool,
     /// The lease's epoch, where it is held.
@@ -60,7 +63,7 @@ impl Round<'_> {
 pub enum Pace {
     /// Nothing is going on.
     Calm,
-    /// Something was seen and wants another look.
+    /// The host proves a death, and one more look has to show it.
     Confirming,
     /// A repair waits for its proof.
     Verifying,
@@ -115,6 +118,8 @@ pub struct Decision {
     pub plans: Vec<PlanView>,
     /// How soon the next look should follow.
     pub pace: Pace,
+    /// Some fault was not seen often or long enough yet to be told from a passing one.
+    pub unsettled: bool,
     /// No node answers, and the daemon can't say why.
     pub blind: bool,
 }
@@ -186,8 +191,14 @@ impl Tracker {
     /// Decides one round. `new_id` gives ids to faults that were not there before.
     pub fn round(&mut self, round: &Round<'_>, new_id: &mut dyn FnMut() -> String) -> Decision {
         let blind = round.look.is_blind();
-        let mut decision =
-            Decision { records: Vec::new(), start: Vec::new(), plans: Vec::new(), pace: Pace::Calm, blind };
+        let mut decision = Decision {
+            records: Vec::new(),
+            start: Vec::new(),
+            plans: Vec::new(),
+            pace: Pace::Calm,
+            unsettled: false,
+            blind,
+        };
         self.examine_unfinished(round, &mut decision);
         self.judge_repairs(round, &mut decision);
         // An outcome of this very round already counts for its cooldown and budget.
@@ -302,7 +313,8 @@ impl Tracker {
             tracked.counted_ms = None;
         }
         tracked.last_ms = seen_ms;
-        if tracked.counted_ms.is_none_or(|at| seen_ms.saturating_sub(at) >= round.round_gap_ms) {
+        let gap_ms = if cause.proof == Proof::Dead { round.proven_gap_ms } else { round.round_gap_ms };
+        if tracked.counted_ms.is_none_or(|at| seen_ms.saturating_sub(at) >= gap_ms) {
             tracked.counted_ms = Some(seen_ms);
             tracked.rounds = tracked.rounds.saturating_add(1);
         }
@@ -312,11 +324,13 @@ impl Tracker {
         let Some(tracked) = self.faults.get(&cause.key()).cloned() else { return };
         let rule = round.policy.rule(cause.kind);
         let age_ms = round.now_ms().saturating_sub(tracked.first_ms);
-        if matches!(cause.proof, Proof::Alive { .. }) && age_ms < STARTING_GRACE_MS {
-            return;
-        }
+        let starting = matches!(cause.proof, Proof::Alive { .. }) && age_ms < STARTING_GRACE_MS;
         let plan = plan(&tracked.id, cause, round.generation);
-        let verdict = self.ask_policy(round, &plan, &tracked);
+        let verdict = if starting {
+            Verdict::Deny { gate: Gate::Confirmation, why: "the process is alive and may be starting".into() }
+        } else {
+            self.ask_policy(round, &plan, &tracked)
+        };
         let view = |standing, gate, why: &str| PlanView {
             id: plan.id.clone(),
             kind: cause.kind,
@@ -329,7 +343,7 @@ impl Tracker {
             generation: round.generation,
             age_ms,
         };
-        let confirmed = tracked.rounds >= rule.confirmations_rounds;
+        let confirmed = !starting && tracked.rounds >= rule.confirmations_rounds;
         if confirmed && !round.ledger.open.contains_key(&tracked.id) {
             let detail =
                 format!("first seen {:.1} s ago, in {} rounds", age_ms as f64 / 1000.0, tracked.rounds);
@@ -347,7 +361,10 @@ impl Tracker {
             Verdict::Deny { gate, why } => {
                 decision.plans.push(view(Standing::Denied, Some(gate), &why));
                 if !confirmed {
-                    decision.pace = decision.pace.max(Pace::Confirming);
+                    decision.unsettled = true;
+                    if cause.proof == Proof::Dead {
+                        decision.pace = decision.pace.max(Pace::Confirming);
+                    }
                     return;
                 }
                 let record = denial(round, &plan, gate, why, rule.escalate);

@@ -28,6 +28,8 @@ use tokio_util::sync::CancellationToken;
 const MAX_CONFIRM_PAUSE: Duration = Duration::from_secs(1);
 /// The pause between looks while a repair waits for its proof.
 const VERIFY_PAUSE: Duration = Duration::from_millis(200);
+/// The longest one pass waits between looks at something unsettled.
+const MAX_UNSETTLED_PAUSE: Duration = Duration::from_secs(2);
 /// The shortest pause of all.
 const MIN_PAUSE: Duration = Duration::from_millis(20);
 /// Evidence may always be this old, however short the interval.
@@ -124,7 +126,8 @@ pub struct Summary {
 impl Summary {
     /// 0 healthy, 1 repaired, 2 needs a person.
     pub fn exit_code(&self) -> u8 {
-        match (self.open.is_empty() && !self.blind, self.repaired.is_empty()) {
+        let all_report = self.reporting.0 == self.reporting.1;
+        match (self.open.is_empty() && !self.blind && all_report, self.repaired.is_empty()) {
             (false, _) => 2,
             (true, false) => 1,
             (true, true) => 0,
@@ -229,7 +232,7 @@ impl Driver {
                     blind: decision.blind,
                 };
             }
-            tokio::time::sleep(self.pause(decision.pace)).await;
+            tokio::time::sleep(self.pause(decision.pace).min(MAX_UNSETTLED_PAUSE)).await;
         }
     }
 
@@ -253,7 +256,8 @@ impl Driver {
             at: self.clock.now(),
             generation: self.audit.ledger().generation.max(self.shared.published.read().generation) + 1,
             max_evidence_age_ms: (self.options.interval * 2).max(MIN_EVIDENCE_AGE).as_millis() as u64,
-            round_gap_ms: (confirm_pause * 4 / 5).as_millis() as u64,
+            round_gap_ms: (self.options.interval * 4 / 5).as_millis() as u64,
+            proven_gap_ms: (confirm_pause * 4 / 5).as_millis() as u64,
             dry_run: self.options.dry_run,
             epoch: self.lease.as_ref().and_then(LeaseKeeper::epoch),
         };

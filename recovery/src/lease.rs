@@ -91,14 +91,11 @@ async fn keep(
                 RETRY
             }
         };
-        match tokio::time::timeout(pause, wanted.changed()).await {
-            Ok(Err(_)) => {
-                if held.lock().take().is_some() {
-                    let _ = ask(&client, &holder, Duration::ZERO).await;
-                }
-                return;
+        if let Ok(Err(_)) = tokio::time::timeout(pause, wanted.changed()).await {
+            if held.lock().take().is_some() {
+                let _ = ask(&client, &holder, Duration::ZERO).await;
             }
-            Ok(Ok(())) | Err(_) => {}
+            return;
         }
     }
 }

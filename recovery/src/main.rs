@@ -201,6 +201,9 @@ fn report(summary: &Summary) -> String {
     text.push_str(match summary.exit_code() {
         0 => "healthy\n",
         1 => "repaired\n",
+        _ if summary.open.is_empty() && !summary.blind => {
+            "needs a person: a node gives no report, and nothing here says why\n"
+        }
         _ if summary.blind => {
             "needs a person: no node answers, and this daemon may be the one that is cut off\n"
         }

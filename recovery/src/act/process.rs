@@ -203,6 +203,11 @@ impl ProcessActuator {
             Err(e) if e.kind() == ErrorKind::NotFound => return Lock::Missing,
             Err(e) => return Lock::Unclear(format!("can't open {}: {e}", path.display())),
         };
+        match file.metadata() {
+            Ok(found) if found.is_file() => {}
+            Ok(_) => return Lock::Unclear(format!("{} is no file", path.display())),
+            Err(e) => return Lock::Unclear(format!("can't look at {}: {e}", path.display())),
+        }
         let mut text = String::new();
         let pid = match Read::by_ref(&mut file).take(64).read_to_string(&mut text) {
             Ok(_) => text.split_whitespace().next().and_then(|word| word.parse().ok()),

@@ -3,9 +3,8 @@
 //! A coordinator is recognised by what it was started with: the same config file, a config file
 //! that names the same data directory, `DATA_DIR` in its environment, or the very command line
 //! that the actuator would use. Zombies are dead: they hold nothing and will never answer. A
-//! process whose command line can't be read counts as a stranger only where its owner differs
-//! from ours in a way that keeps us from starting its data directory anyway; the lock stands
-//! behind this look and in front of every start.
+//! process whose command line can't be read belongs to a stranger or is just ending; the lock
+//! stands behind this look and in front of every start.
 
 use crate::config::{ProcessSpec, normal};
 use procfs::process::{Process, all_processes};
@@ -53,8 +52,10 @@ pub fn pid_is_alive(pid: i32) -> bool {
     Process::new(pid).is_ok_and(|process| is_alive(&process))
 }
 
+/// The state is that of the first thread: a process whose other threads are still there is alive,
+/// and so are its locks.
 fn is_alive(process: &Process) -> bool {
-    process.stat().is_ok_and(|stat| !matches!(stat.state, 'Z' | 'X' | 'x'))
+    process.stat().is_ok_and(|stat| !matches!(stat.state, 'Z' | 'X' | 'x') || stat.num_threads > 1)
 }
 
 fn belongs(
@@ -65,11 +66,8 @@ fn belongs(
     config: Option<&Path>,
     folders: &mut BTreeMap<PathBuf, Option<PathBuf>>,
 ) -> Option<String> {
-    if command.len() == spec.command.len()
-        && command[1..] == spec.command[1..]
-        && file_name(&command[0]) == file_name(&spec.command[0])
-        && command.len() > 1
-    {
+    let same_program = file_name(&command[0]) == file_name(&spec.command[0]);
+    if same_program && command[1..] == spec.command[1..] && is_in_its_place(process, spec) {
         return Some("it runs the node's command".into());
     }
     if let Some(path) = config_argument(command) {
@@ -89,8 +87,24 @@ fn belongs(
     let folder = environment.get(OsStr::new("DATA_DIR"))?;
     let folder = process.cwd().map(|cwd| cwd.join(folder)).unwrap_or_else(|_| folder.into());
     // A script that merely inherits the variable is no node; a node's program is the actuator's.
-    let same_program = file_name(&command[0]) == file_name(&spec.command[0]);
     (same_program && normal(&folder) == data_dir).then(|| "its DATA_DIR is the node's".into())
+}
+
+/// Two nodes may have one command line, told apart by working directory or environment.
+fn is_in_its_place(process: &Process, spec: &ProcessSpec) -> bool {
+    let expected = spec.cwd.clone().or_else(|| std::env::current_dir().ok());
+    if let (Ok(cwd), Some(expected)) = (process.cwd(), expected)
+        && normal(&cwd) != normal(&expected)
+    {
+        return false;
+    }
+    match process.environ() {
+        Ok(environment) => spec.env.iter().all(|(name, value)| {
+            environment.get(OsStr::new(name)).is_some_and(|have| have == OsStr::new(value))
+        }),
+        // It is just ending, or it is another user's; then the look errs on the side of alive.
+        Err(_) => is_alive(process),
+    }
 }
 
 fn file_name(path: &str) -> Option<&OsStr> {
