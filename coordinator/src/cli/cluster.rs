@@ -106,7 +106,9 @@ fn show(seen: &[Seen]) {
             status.version.clone(),
         ],
         None => {
-            let why = node.error.clone().unwrap_or_default();
+            // The whole chain is in the JSON; its last link says enough for a table.
+            let chain = node.error.as_deref().unwrap_or_default();
+            let why = chain.rsplit(": ").next().unwrap_or(chain);
             let dash = || "-".to_owned();
             [
                 "?".into(),

@@ -3,6 +3,7 @@
 use super::{CliError, ClusterArgs, amount, pair};
 use crate::worker::{self, KNOWN_TYPES, Shutdown, WorkerConfig};
 use api::worker::MAX_SLOTS;
+use std::io::IsTerminal;
 use std::time::Duration;
 
 /// Run tasks: lease them, run them as processes, report their results.
@@ -41,6 +42,7 @@ impl WorkerCommand {
             .with_env_filter(
                 tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
             )
+            .with_ansi(std::io::stderr().is_terminal())
             .with_writer(std::io::stderr)
             .try_init();
         let client = self.cluster.client()?;

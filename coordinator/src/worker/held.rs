@@ -18,6 +18,8 @@ pub struct Held {
 #[derive(Debug)]
 struct Lease {
     task_id: String,
+    /// Its work is done and its result on its way.
+    reporting: bool,
     taken_back: CancellationToken,
 }
 
@@ -53,7 +55,7 @@ impl Held {
             return Admission::Full;
         }
         let taken_back = CancellationToken::new();
-        let lease = Lease { task_id: task_id.to_owned(), taken_back: taken_back.clone() };
+        let lease = Lease { task_id: task_id.to_owned(), reporting: false, taken_back: taken_back.clone() };
         self.leases.insert(token, lease);
         Admission::Run(taken_back)
     }
@@ -68,11 +70,22 @@ impl Held {
         self.slots.saturating_sub(self.leases.len())
     }
 
-    /// The coordinator took the lease back: its work is to be ended. The task's id, if it was held.
+    /// The lease's work is done; its result is on its way.
+    pub fn reports(&mut self, token: u64) {
+        if let Some(lease) = self.leases.get_mut(&token) {
+            lease.reporting = true;
+        }
+    }
+
+    /// The coordinator does not know the lease any more: its work is to be ended. The task's id, if
+    /// there is work to end.
+    ///
+    /// A lease whose result is on its way is named here in health as well: the result was accepted
+    /// and its answer has not come yet. Either way there is nothing more to deliver.
     pub fn take_back(&mut self, token: u64) -> Option<&str> {
         let lease = self.leases.get(&token).filter(|lease| !lease.taken_back.is_cancelled())?;
         lease.taken_back.cancel();
-        Some(&lease.task_id)
+        (!lease.reporting).then_some(&*lease.task_id)
     }
 
     /// The lease is over.
@@ -121,6 +134,16 @@ mod tests {
         assert_eq!((held.tokens(), held.free_slots()), (vec![], 0));
         assert!(matches!(held.admit(2, "b"), Admission::Run(_)), "delivered before it was known");
         assert!(matches!(held.admit(3, "c"), Admission::Full));
+    }
+
+    #[test]
+    fn a_lease_whose_result_is_on_its_way_has_no_work_to_end() {
+        let mut held = Held::new(1);
+        let Admission::Run(taken_back) = held.admit(1, "a") else { panic!() };
+        held.reports(1);
+        assert_eq!(held.tokens(), [1], "still held");
+        assert_eq!(held.take_back(1), None);
+        assert!(taken_back.is_cancelled(), "the delivery ends");
     }
 
     #[test]

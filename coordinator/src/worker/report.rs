@@ -12,6 +12,8 @@ use api::task::{ResultReport, TaskStanding};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
+/// One try. Short, because a leader that hangs takes all of it.
+const TRY_LIMIT: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -19,18 +21,19 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 pub async fn deliver(session: &Session, task_id: &str, report: ResultReport, taken_back: &CancellationToken) {
     tokio::select! {
         () = until_settled(session, task_id, report) => {}
-        () = taken_back.cancelled() => tracing::info!(task = task_id, "the lease was taken back; its result is dropped"),
+        () = taken_back.cancelled() => tracing::debug!(task = task_id, "the lease is over; nothing more to deliver"),
         () = session.shutdown.kill.cancelled() => {}
     }
 }
 
 async fn until_settled(session: &Session, task_id: &str, mut report: ResultReport) {
     let path = format!("/api/tasks/{}/result", path_segment(task_id));
+    let client = session.client.with_deadline(TRY_LIMIT);
     let mut pause = FIRST_PAUSE;
     let mut said = false;
     loop {
         let registration = session.registration();
-        let error = match session.client.post::<_, TaskStanding>(&path, &report, Repeat::Idempotent).await {
+        let error = match client.post::<_, TaskStanding>(&path, &report, Repeat::Idempotent).await {
             Ok(_) => return,
             Err(error) => error,
         };

@@ -161,6 +161,11 @@ impl Session {
         self.released.notify_waiters();
     }
 
+    /// The lease's work is done; its result is on its way.
+    pub fn reports(&self, token: u64) {
+        self.held.lock().reports(token);
+    }
+
     fn path(&self, call: &str) -> String {
         format!("/api/workers/{}/{call}", path_segment(&self.config.worker_id))
     }

@@ -36,6 +36,7 @@ pub async fn carry_out(session: Arc<Session>, task: LeasedTask, taken_back: Canc
             finished_at: Timestamp::now(),
             resources: done.resources,
         };
+        session.reports(task.token);
         super::report::deliver(&session, &task.task_id, report, &taken_back).await;
     }
     session.release(task.token);

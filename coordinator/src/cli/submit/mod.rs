@@ -23,7 +23,7 @@ use send::Job;
 pub use send::SendError;
 use serde_json::json;
 use serde_json::value::{RawValue, to_raw_value};
-use std::io::Read;
+use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use verdict::{Kind, Verdict};
@@ -158,6 +158,9 @@ impl SubmitCommand {
             let reading = |source| CliError::Io { what: format!("reading {}", path.display()), source };
             let left = MAX_INPUT_BYTES + 1 - input.len() as u64;
             if path == Path::new("-") {
+                if std::io::stdin().is_terminal() && !self.quiet {
+                    print::say("reading tasks from the terminal, one a line; Ctrl-D ends them");
+                }
                 std::io::stdin().lock().take(left).read_to_end(&mut input).map_err(reading)?;
             } else {
                 let file = std::fs::File::open(path).map_err(reading)?;

@@ -28,8 +28,8 @@ const MAX_CONCURRENT: usize = 8;
 /// Between sweeps: at first, and when nothing happens.
 const SHORT_PAUSE: Duration = Duration::from_millis(200);
 const LONG_PAUSE: Duration = Duration::from_secs(1);
-/// One request.
-const CALL_LIMIT: Duration = Duration::from_secs(10);
+/// One request. Short, because a leader that hangs takes all of it.
+const CALL_LIMIT: Duration = Duration::from_secs(5);
 /// So many wrong guesses in one sweep mean that the remembered place in the list is of no use.
 const WRONG_GUESSES: usize = 64;
 /// A task that the cluster does not know in so many sweeps is lost.
