@@ -26,13 +26,12 @@ pub async fn ask(http: &reqwest::Client, url: &str) -> AuditFeed {
 }
 
 async fn fetch(http: &reqwest::Client, url: &str) -> Result<Vec<AuditRecord>, String> {
-    let chain = |error: reqwest::Error| shorten(&api::client::error_chain(&error), 160);
-    let mut response = http.get(format!("{url}/api/audit")).send().await.map_err(chain)?;
+    let mut response = http.get(format!("{url}/api/audit")).send().await.map_err(describe)?;
     if !response.status().is_success() {
         return Err(format!("answered with status {}", response.status().as_u16()));
     }
     let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(chain)? {
+    while let Some(chunk) = response.chunk().await.map_err(describe)? {
         if body.len() + chunk.len() > MAX_BODY_BYTES {
             return Err("its audit is too long to read".into());
         }
@@ -44,6 +43,15 @@ async fn fetch(http: &reqwest::Client, url: &str) -> Result<Vec<AuditRecord>, St
     records.sort_by(|a, b| b.at.cmp(&a.at));
     records.truncate(SHOWN_RECORDS);
     Ok(records)
+}
+
+/// The last cause says what happened; those before it only where in the client.
+fn describe(error: reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = &error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    shorten(&cause.to_string(), 160)
 }
 
 fn record(value: &serde_json::Value) -> AuditRecord {

@@ -61,10 +61,12 @@ impl Observer {
     /// Takes in the answers of one round.
     pub fn take(&mut self, reports: &[NodeReport], at: Timestamp) -> Round {
         self.round += 1;
-        let snapshot = Arc::new(ClusterSnapshot::join(reports, &self.memory, self.round, at));
+        let mut snapshot = ClusterSnapshot::join(reports, &self.memory, self.round, at);
         self.memory.learn(&snapshot);
         let found = detect_all(&snapshot, &self.window, &self.limits);
         self.window.push(&snapshot);
+        snapshot.note_findings(&found);
+        let snapshot = Arc::new(snapshot);
         let mut events = events::between(self.last.as_deref(), &snapshot, &mut self.last_leader);
         self.last = Some(snapshot.clone());
         let (findings, begun, ended) = self.follow(found);
@@ -74,7 +76,7 @@ impl Observer {
     }
 
     /// Joins what was found to what is followed: a finding keeps its first `since` beyond the
-    /// window, and ends only after as many rounds without it as it took to begin.
+    /// window, and ends only after one round more without it than it took to begin.
     fn follow(&mut self, found: Vec<Finding>) -> (Vec<Finding>, Vec<Finding>, Vec<Finding>) {
         let mut begun = Vec::new();
         for followed in self.followed.values_mut() {
@@ -98,7 +100,7 @@ impl Observer {
             }
             findings.push(finding);
         }
-        let patience = self.limits.confirmations.max(1);
+        let patience = self.limits.confirmations.max(1) + 1;
         let mut ended = Vec::new();
         self.followed.retain(|_, followed| {
             if followed.absent_rounds >= patience {
@@ -110,3 +112,6 @@ impl Observer {
         (findings, begun, ended)
     }
 }
+
+#[cfg(test)]
+mod tests;

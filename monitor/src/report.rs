@@ -160,3 +160,36 @@ impl fmt::Display for Span {
         }
     }
 }
+
+/// `4.2 MiB`.
+pub fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if count < 1_024 {
+        return format!("{count} B");
+    }
+    let mut value = count as f64 / 1_024.0;
+    let mut unit = 0;
+    while value >= 1_023.95 && unit + 1 < UNITS.len() {
+        value /= 1_024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_times_read_well() {
+        assert_eq!([0, 1_024, 1_048_575, 5 << 30].map(bytes), ["0 B", "1.0 KiB", "1.0 MiB", "5.0 GiB"]);
+        let spans = [0.0, 0.42, 3.0, 119.0, 600.0, 7_500.0, 200_000.0].map(|s| Span(s).to_string());
+        assert_eq!(spans, ["0 s", "0.4 s", "3 s", "119 s", "10 min", "2 h 5 min", "2 d 7 h"]);
+    }
+
+    #[test]
+    fn a_long_or_broken_text_becomes_one_short_line() {
+        assert_eq!(shorten("a\r\n b\tc", 10), "a b c");
+        assert_eq!(shorten("abcdefgh", 4), "abc…");
+    }
+}

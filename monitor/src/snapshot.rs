@@ -322,6 +322,11 @@ impl ClusterSnapshot {
         snapshot
     }
 
+    /// Lets the verdict speak of what the detectors found in this snapshot.
+    pub fn note_findings(&mut self, findings: &[crate::detectors::Finding]) {
+        (self.verdict, self.severity) = verdict::with_findings(self, findings);
+    }
+
     /// The nodes that reported, with their reports.
     pub fn reporting(&self) -> impl Iterator<Item = (&NodeView, &Report)> {
         reporting(&self.nodes)
@@ -501,3 +506,6 @@ fn links(nodes: &[NodeView]) -> Vec<Link> {
     }
     links
 }
+
+#[cfg(test)]
+mod tests;

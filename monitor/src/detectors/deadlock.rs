@@ -108,13 +108,15 @@ fn overdue_operation(
 }
 
 /// A process that takes connections and gives no answer. One round more than usual is wanted,
-/// because the first may have used a connection from before a cut.
+/// because the first may have used a connection from before a cut; and where nobody reports at all,
+/// the observer suspects itself instead.
 fn answers_nothing(
     address: &str,
     now: &ClusterSnapshot,
     window: &Window,
     limits: &Limits,
 ) -> Option<(Held, String)> {
+    now.reporting().next()?;
     let held = window.held(now, |s| {
         s.nodes.iter().any(|n| {
             n.address == address && matches!(n.failure, Some(ScrapeFailure::TimedOut { connected: true, .. }))

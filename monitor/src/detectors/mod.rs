@@ -164,3 +164,8 @@ pub fn detect_all(now: &ClusterSnapshot, window: &Window, limits: &Limits) -> Ve
     findings.sort_by(|a, b| b.severity.cmp(&a.severity).then_with(|| a.key().cmp(&b.key())));
     findings
 }
+
+#[cfg(test)]
+pub(crate) mod fixture;
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! Resource exhaustion: disk, memory or descriptors near their end.
 
 use super::{FaultKind, Finding, Limits, Window};
+use crate::report::bytes;
 use crate::snapshot::{ClusterSnapshot, Severity};
 use api::cluster::Resources;
 
@@ -33,8 +34,8 @@ fn shortages(resources: &Resources, limits: &Limits) -> Vec<(Severity, String)> 
             true => (Severity::Critical, limits.disk_floor_percent),
             false => (Severity::Warning, limits.disk_warn_percent),
         };
-        let free_mib = resources.disk_free_bytes / 1024 / 1024;
-        short.push((severity, format!("disk {disk:.1} % used, {free_mib} MiB free, limit {limit} %")));
+        let free = bytes(resources.disk_free_bytes);
+        short.push((severity, format!("disk {disk:.1} % used, {free} free, limit {limit} %")));
     }
     if resources.memory_usage >= limits.memory_percent {
         let used = resources.memory_usage;

@@ -26,21 +26,6 @@ pub fn milliseconds(ms: f64) -> String {
     }
 }
 
-/// `4.2 MiB`.
-pub fn bytes(count: u64) -> String {
-    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
-    if count < 1_024 {
-        return format!("{count} B");
-    }
-    let mut value = count as f64 / 1_024.0;
-    let mut unit = 0;
-    while value >= 1_023.95 && unit + 1 < UNITS.len() {
-        value /= 1_024.0;
-        unit += 1;
-    }
-    format!("{value:.1} {}", UNITS[unit])
-}
-
 /// `12.4 %`.
 pub fn percent(value: f64) -> String {
     if value.is_finite() { format!("{value:.1} %") } else { "–".to_owned() }
@@ -96,7 +81,6 @@ mod tests {
         let groups = [0, 999, 1_000, 1_204_331].map(grouped);
         assert_eq!(groups, ["0", "999", "1,000", "1,204,331"]);
         assert_eq!([0.417, 18.4, 1_240.0, f64::NAN].map(milliseconds), ["0.42 ms", "18 ms", "1.2 s", "–"]);
-        assert_eq!([0, 1_024, 1_048_575, 5 << 30].map(bytes), ["0 B", "1.0 KiB", "1.0 MiB", "5.0 GiB"]);
         assert_eq!((percent_of(1, 1_000_000), percent_of(0, 5), percent_of(5, 5)), (1, 0, 100));
     }
 

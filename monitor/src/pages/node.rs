@@ -1,8 +1,8 @@
 //! PURE. The page of one node.
 
-use super::format::{bytes, grouped, milliseconds, percent};
+use super::format::{grouped, milliseconds, percent};
 use super::{Seen, findings, link_cell, table};
-use crate::report::{Span, shorten};
+use crate::report::{Span, bytes, shorten};
 use crate::snapshot::{ClusterSnapshot, NodeView};
 use api::cluster::{HealthStatus, PartHealth, Report};
 use web::fragments::{CheckRow, CheckpointRow, Fact, FactGroup, Mark, Node, Tone};

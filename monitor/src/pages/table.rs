@@ -52,14 +52,15 @@ fn figures(snapshot: &ClusterSnapshot, node: &NodeView, report: &Report) -> Node
     let behind = snapshot.highest_commit.saturating_sub(status.applied_index);
     let lag_tone = if behind > LAG_WARN_ENTRIES { Tone::Warn } else { Tone::Idle };
     let live: u64 = status.tasks.iter().filter(|(state, _)| !state.is_final()).map(|(_, n)| *n).sum();
+    let (agreement, compared_index) = agreement(snapshot, node.name());
     NodeFigures {
         role: role(snapshot, node, status.role),
         term: grouped(status.term),
         commit: grouped(status.commit_index),
         applied: grouped(status.applied_index),
         lag: Mark::new(lag_tone, grouped(behind)),
-        checksum: short_hash(&report.state_checksum.checksum),
-        agreement: agreement(snapshot, node.name()),
+        checksum: short_hash(checksum_at(report, compared_index)),
+        agreement,
         live_tasks: grouped(live),
         disk: share(report.resources.disk_usage),
         memory: share(report.resources.memory_usage),
@@ -91,8 +92,16 @@ fn share(value: f64) -> Share {
     Share { text: percent(value), percent: value.clamp(0.0, 100.0) as u8, tone }
 }
 
-/// What a node's checksum is worth against the others', in words and a sign.
-pub(super) fn agreement(snapshot: &ClusterSnapshot, name: &str) -> Mark {
+/// The checksum at the index that was compared, so that equal ones look equal; without one, the
+/// present one.
+fn checksum_at(report: &Report, index: Option<u64>) -> &str {
+    let held = &report.state_checksum;
+    let at = held.checkpoints.iter().find(|c| Some(c.index) == index);
+    at.map_or(held.checksum.as_str(), |c| c.checksum.as_str())
+}
+
+/// What a node's checksum is worth against the others', in words and a sign, and at which index.
+fn agreement(snapshot: &ClusterSnapshot, name: &str) -> (Mark, Option<u64>) {
     let mine = || snapshot.checksums.iter().filter(|pair| pair.a == name || pair.b == name);
     let unequal = mine().find_map(|pair| match pair.agreement {
         Agreement::StateUnequal { index } => Some((DissentIn::State, index)),
@@ -102,19 +111,20 @@ pub(super) fn agreement(snapshot: &ClusterSnapshot, name: &str) -> Mark {
     if let Some((kind, index)) = unequal {
         let at = grouped(index);
         let minority = dissent(snapshot, kind).and_then(|d| d.minority);
-        return match minority {
+        let mark = match minority {
             Some(others) if !others.iter().any(|n| n == name) => {
                 Mark::new(Tone::Idle, format!("= majority at {at}"))
             }
             _ => Mark::new(Tone::Bad, format!("≠ unequal at {at}")),
         };
+        return (mark, Some(index));
     }
     let equal = mine().filter_map(|pair| match pair.agreement {
         Agreement::Equal { index } => Some(index),
         _ => None,
     });
     match equal.max() {
-        Some(index) => Mark::new(Tone::Good, format!("= equal at {}", grouped(index))),
-        None => Mark::new(Tone::Idle, "not compared"),
+        Some(index) => (Mark::new(Tone::Good, format!("= equal at {}", grouped(index))), Some(index)),
+        None => (Mark::new(Tone::Idle, "not compared"), None),
     }
 }

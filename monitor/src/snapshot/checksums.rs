@@ -36,6 +36,18 @@ pub enum Agreement {
     },
 }
 
+impl Agreement {
+    /// The index that was compared.
+    pub const fn index(&self) -> Option<u64> {
+        match self {
+            Agreement::Equal { index }
+            | Agreement::StateUnequal { index }
+            | Agreement::LogUnequal { index } => Some(*index),
+            Agreement::NotComparable { .. } => None,
+        }
+    }
+}
+
 /// Two nodes, compared.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PairComparison {
@@ -68,8 +80,11 @@ pub struct Dissent {
     pub minority: Option<Vec<String>>,
 }
 
-/// Index -> (chain, checksum) of one node: its checkpoints and what it holds now.
-fn marks(report: &Report) -> BTreeMap<u64, (&str, &str)> {
+/// Index -> (chain, checksum).
+type Marks<'a> = BTreeMap<u64, (&'a str, &'a str)>;
+
+/// What one node holds: its checkpoints, and the present.
+fn marks(report: &Report) -> Marks<'_> {
     let held = &report.state_checksum;
     let mut marks: BTreeMap<u64, (&str, &str)> =
         held.checkpoints.iter().map(|c| (c.index, (c.log_chain.as_str(), c.checksum.as_str()))).collect();
@@ -110,29 +125,47 @@ fn compare(a: &Report, b: &Report) -> Agreement {
     }
 }
 
-/// The disagreement of this kind at the highest index where there is one, if there is one at the
-/// highest index that the nodes concerned have in common.
+/// The disagreement of this kind, if the nodes disagree now.
 ///
-/// A difference further down that is gone higher up has been repaired since: it is no dissent.
+/// "Now" is the highest index that two nodes have in common: a difference further down that is gone
+/// higher up has been repaired since. Who is right is looked for at the highest index, from there
+/// down, at which a majority of the voters agrees against somebody: two nodes may meet at an index
+/// that the third did not remember.
 pub fn dissent(snapshot: &ClusterSnapshot, kind: DissentIn) -> Option<Dissent> {
-    let index = snapshot
-        .checksums
-        .iter()
-        .filter_map(|pair| match (&pair.agreement, kind) {
-            (Agreement::LogUnequal { index }, DissentIn::Log) => Some(*index),
-            (Agreement::StateUnequal { index }, DissentIn::State) => Some(*index),
-            _ => None,
-        })
-        .max()?;
+    let unequal = |pair: &&PairComparison| {
+        matches!(
+            (&pair.agreement, kind),
+            (Agreement::LogUnequal { .. }, DissentIn::Log)
+                | (Agreement::StateUnequal { .. }, DissentIn::State)
+        )
+    };
+    let pairs: Vec<&PairComparison> = snapshot.checksums.iter().filter(unequal).collect();
+    let top = pairs.iter().filter_map(|pair| pair.agreement.index()).max()?;
+    let held: Vec<(&str, Marks)> =
+        snapshot.reporting().map(|(node, report)| (node.name(), marks(report))).collect();
+    let mut indexes: Vec<u64> =
+        held.iter().flat_map(|(_, marks)| marks.range(..=top).map(|(i, _)| *i)).collect();
+    indexes.sort_unstable();
+    indexes.dedup();
+    let in_question = |node: &String| pairs.iter().any(|pair| pair.a == *node || pair.b == *node);
+    let decided =
+        indexes.iter().rev().map(|index| camps_at(snapshot, &held, *index, kind)).find(|dissent| {
+            dissent.minority.as_ref().is_some_and(|minority| minority.iter().any(in_question))
+        });
+    Some(decided.unwrap_or_else(|| camps_at(snapshot, &held, top, kind)))
+}
+
+/// Who holds what at `index`, and whether a majority of the voters agrees there.
+fn camps_at(snapshot: &ClusterSnapshot, held: &[(&str, Marks)], index: u64, kind: DissentIn) -> Dissent {
     let mut camps: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (node, report) in snapshot.reporting() {
-        let Some((chain, checksum)) = marks(report).get(&index).copied() else { continue };
+    for (node, marks) in held {
+        let Some((chain, checksum)) = marks.get(&index) else { continue };
         let camp = match kind {
-            DissentIn::Log => chain.to_owned(),
+            DissentIn::Log => (*chain).to_owned(),
             // A node with another log is no witness on what this log should have made.
             DissentIn::State => format!("{chain}/{checksum}"),
         };
-        camps.entry(camp).or_default().push(node.name().to_owned());
+        camps.entry(camp).or_default().push((*node).to_owned());
     }
     let mut camps: Vec<(String, Vec<String>)> = camps.into_iter().collect();
     camps.sort_by_key(|(_, nodes)| std::cmp::Reverse(nodes.len()));
@@ -143,5 +176,5 @@ pub fn dissent(snapshot: &ClusterSnapshot, kind: DissentIn) -> Option<Dissent> {
         let others = camps.iter().enumerate().filter(|(i, _)| *i != right);
         others.flat_map(|(_, (_, nodes))| nodes.clone()).collect()
     });
-    Some(Dissent { index, camps, minority })
+    Dissent { index, camps, minority }
 }

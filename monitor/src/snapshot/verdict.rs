@@ -4,6 +4,8 @@
 //! quorum, how much may still be lost. What is not known is said to be not known. The sentence has
 //! no running times in it: it is read aloud when it changes, and must not change every second.
 
+use crate::detectors::{FaultKind, Finding};
+
 use super::{ClusterSnapshot, NodeState, NodeView, Severity};
 use api::cluster::{HealthStatus, Role};
 
@@ -77,6 +79,24 @@ pub(super) fn judge(snapshot: &ClusterSnapshot) -> (String, Severity) {
     if !quorum.unwatched.is_empty() {
         sentence.push_str(&format!("; not watched: {}", quorum.unwatched.join(", ")));
         severity = severity.max(Severity::Warning);
+    }
+    (sentence, severity)
+}
+
+/// The sentence and severity with what the detectors found: nothing is called healthy while
+/// something is known to be wrong. A crash is in the sentence already, as a node that is down.
+pub(super) fn with_findings(snapshot: &ClusterSnapshot, findings: &[Finding]) -> (String, Severity) {
+    let (mut sentence, mut severity) = (snapshot.verdict.clone(), snapshot.severity);
+    for finding in findings.iter().filter(|f| f.severity > Severity::Info) {
+        severity = severity.max(finding.severity);
+        if finding.kind == FaultKind::ProcessCrash {
+            continue;
+        }
+        sentence.push_str("; ");
+        sentence.push_str(&finding.kind.as_str().replace('_', " "));
+        if !finding.nodes.is_empty() {
+            sentence.push_str(&format!(" on {}", finding.nodes.join(", ")));
+        }
     }
     (sentence, severity)
 }
