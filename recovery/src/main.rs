@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -70,6 +70,8 @@ async fn main() -> ExitCode {
 }
 
 async fn work(arguments: Arguments) -> anyhow::Result<u8> {
+    // Before anything shows that the daemon is there: a SIGHUP without its handler would end it.
+    let signals = if arguments.daemon { Some(Signals::listen()?) } else { None };
     let path = arguments.config.clone();
     let loaded = tokio::task::spawn_blocking(move || Loaded::read(&path))
         .await
@@ -93,17 +95,22 @@ async fn work(arguments: Arguments) -> anyhow::Result<u8> {
         dry_run: arguments.dry_run,
     };
     let mut driver = Driver::new(options, &loaded, audit, lease, clock)?;
-    if !arguments.daemon {
-        let summary = driver.one_pass().await;
-        print!("{}", report(&summary));
-        return Ok(summary.exit_code());
+    if let Some(signals) = signals {
+        serve(driver, &loaded, arguments.listen, signals).await?;
+        return Ok(0);
     }
-    serve(driver, &loaded, arguments.listen).await?;
-    Ok(0)
+    let summary = driver.one_pass().await;
+    print!("{}", report(&summary));
+    Ok(summary.exit_code())
 }
 
 /// The daemon: API and loop until a signal ends both.
-async fn serve(driver: Driver, loaded: &Loaded, listen: Option<String>) -> anyhow::Result<()> {
+async fn serve(
+    driver: Driver,
+    loaded: &Loaded,
+    listen: Option<String>,
+    mut signals: Signals,
+) -> anyhow::Result<()> {
     let listen = listen.or_else(|| loaded.config.listen.clone()).unwrap_or_else(|| DEFAULT_LISTEN.to_owned());
     let token = match &loaded.config.webhook_token_file {
         Some(path) => Some(std::fs::read_to_string(path)?.trim().to_owned()),
@@ -123,7 +130,7 @@ async fn serve(driver: Driver, loaded: &Loaded, listen: Option<String>) -> anyho
             .into_future(),
     );
     let running = tokio::spawn(driver.run(orders, reload.clone(), end.clone()));
-    wait_for_end(&reload).await?;
+    signals.until_end(&reload).await;
     end.cancel();
     running.await.context("the loop")?;
     // Open connections have no claim on the end.
@@ -131,15 +138,29 @@ async fn serve(driver: Driver, loaded: &Loaded, listen: Option<String>) -> anyho
     Ok(())
 }
 
-async fn wait_for_end(reload: &Notify) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
-            _ = hangup.recv() => reload.notify_one(),
+/// SIGTERM and SIGINT end the daemon, SIGHUP makes it read its config again.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn until_end(&mut self, reload: &Notify) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => reload.notify_one(),
+            }
         }
     }
 }

@@ -188,10 +188,10 @@ impl Fakes {
     /// Kills a node the hard way, waits until it is gone, and returns its pid.
     pub fn kill(&self, node: &str) -> i32 {
         let mut pid = None;
-        // It locks first and writes its pid then.
+        // It locks first and writes its pid then: for a moment the file names the one before.
         wait_for(&format!("the pid of {node}"), || {
             pid = self.pid(node);
-            pid.is_some()
+            pid.is_some_and(pid_is_alive)
         });
         let pid = pid.unwrap();
         kill_hard(pid);

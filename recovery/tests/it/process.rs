@@ -29,7 +29,7 @@ fn recovery_does_not_start_a_twin() {
     // One that holds its lock and answers nothing is alive too.
     std::fs::write(fakes.data_dir("n2").join("mute"), "").unwrap();
     fakes.start_by_hand("n2");
-    wait_for("n2 to hold its lock", || fakes.pid("n2").is_some());
+    wait_for("n2 to hold its lock", || fakes.pid("n2").is_some() && fakes.starts("n2") == 1);
     assert!(refusal(actuator(&fakes, "n2").start()).contains("it runs"));
     assert_eq!((fakes.starts("n1"), fakes.starts("n2")), (1, 1));
 }
@@ -96,9 +96,9 @@ fn a_dead_node_is_started_once_however_many_try() {
         tries.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     assert!(results.iter().any(Result::is_ok), "{results:?}");
+    wait_for("n1 to listen", || std::net::TcpStream::connect(&fakes.spec("n1").address).is_ok());
     // The two folders may both have seen it dead; the data directory's lock decides between them.
     assert_eq!(fakes.starts("n1"), 2, "one start by hand, one by all of these: {results:?}");
-    wait_for("n1 to listen", || std::net::TcpStream::connect(&fakes.spec("n1").address).is_ok());
 }
 
 #[test]
