@@ -161,9 +161,19 @@ fn connect(path: &Path, options: &StoreOptions, ours: bool) -> Result<Connection
             return StoreError::Locked { path: path.to_owned(), detail: why };
         }
         // None of these is the file's fault.
-        if says(&["permission denied", "no space", "out of memory", "version number", "not recognized"])
-            || says(&["invalid input error", "too many open files", "read-only file system", "parser error"])
-        {
+        if says(&[
+            "permission denied",
+            "no space",
+            "could not write",
+            "out of memory",
+            "version number",
+            "not recognized",
+        ]) || says(&[
+            "invalid input error",
+            "too many open files",
+            "read-only file system",
+            "parser error",
+        ]) {
             return open(why);
         }
         match ours {

@@ -268,7 +268,11 @@ fn spec((id, priority, variant): &(u8, u8, u8)) -> TaskSpec {
 fn worker_spec(id: u8, slots: u8) -> WorkerSpec {
     WorkerSpec {
         worker_id: format!("w{id}"),
-        labels: if id % 2 == 0 { BTreeMap::from([("os".into(), "linux".into())]) } else { BTreeMap::new() },
+        labels: if id.is_multiple_of(2) {
+            BTreeMap::from([("os".into(), "linux".into())])
+        } else {
+            BTreeMap::new()
+        },
         resources: BTreeMap::from([("mem".into(), u64::from(id) * 3)]),
         slots: u32::from(slots),
         types: if id == 3 { vec!["command".into()] } else { vec!["command".into(), "noop".into()] },

@@ -44,7 +44,7 @@ fn child(path: PathBuf) {
     let kept = store.applied_index();
 
     let unlimited = getrlimit(Resource::Fsize);
-    setrlimit(Resource::Fsize, Rlimit { current: Some(4096), ..unlimited.clone() }).unwrap();
+    setrlimit(Resource::Fsize, Rlimit { current: Some(4096), ..unlimited }).unwrap();
     fill(&mut history, &store, 500);
     until(&store, "a failed write", |health| !health.healthy);
     let health = store.health();
