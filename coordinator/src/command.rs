@@ -283,7 +283,8 @@ impl Batch {
         if count > rest.len() {
             return Err(DecodeError::Malformed(format!("{count} commands in {} bytes", rest.len())));
         }
-        let mut commands = Vec::with_capacity(count);
+        // The count is the sender's word; the vector grows as commands are really there.
+        let mut commands = Vec::with_capacity(count.min(1024));
         for _ in 0..count {
             let (command, after) = postcard::take_from_bytes(rest).map_err(malformed)?;
             commands.push(command);

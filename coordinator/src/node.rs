@@ -114,6 +114,9 @@ impl RaftView {
     }
 }
 
+/// A log entry as it lies in the log: index, term, kind, data.
+pub type RawEntry = (u64, u64, &'static str, Vec<u8>);
+
 /// A handle on the node's threads. Cheap to clone.
 #[derive(Clone)]
 pub struct Node {
@@ -519,11 +522,7 @@ impl Node {
     }
 
     /// Entries from `from` on as the log holds them (index, term, kind, data), at most `limit`.
-    pub fn log_entries(
-        &self,
-        from: u64,
-        limit: usize,
-    ) -> Result<Vec<(u64, u64, &'static str, Vec<u8>)>, String> {
+    pub fn log_entries(&self, from: u64, limit: usize) -> Result<Vec<RawEntry>, String> {
         let log = self.shared.running.read().as_ref().map(|r| r.log.clone()).ok_or("the log is not open")?;
         let entries = log.page(from, limit)?;
         Ok(entries

@@ -416,8 +416,8 @@ impl World {
     fn snapshot(&mut self, at: usize) {
         let Some(running) = &mut self.nodes[at].running else { return };
         let index = running.machine.applied_index();
-        let mut snapshot = Snapshot::default();
-        snapshot.data = running.machine.encode_snapshot().into();
+        let data = running.machine.encode_snapshot().into();
+        let mut snapshot = Snapshot { data, ..Default::default() };
         let metadata = snapshot.mut_metadata();
         (metadata.index, metadata.term) = (index, running.machine.applied_term());
         metadata.set_conf_state(running.replica.conf_state());
