@@ -45,6 +45,8 @@ pub struct AuditRecord {
     pub at: String,
     /// The kind of fault.
     pub kind: String,
+    /// The nodes it concerns.
+    pub nodes: String,
     /// Which phase of a repair.
     pub phase: String,
     /// More about it.
@@ -309,6 +311,7 @@ fn recovery(seen: &Seen) -> Recovery {
         .map(|record| ActionRow {
             at: record.at.parse().map_or_else(|_| record.at.clone(), |at| moment(at, seen.snapshot.at).text),
             kind: record.kind.replace('_', " "),
+            nodes: record.nodes.clone(),
             phase: record.phase.replace('_', " "),
             detail: record.detail.clone(),
         })
