@@ -2,6 +2,7 @@
 
 pub use crate::pages::{AuditFeed, AuditRecord};
 use crate::report::shorten;
+use jiff::Timestamp;
 use serde::Deserialize;
 use std::time::Duration;
 
@@ -26,7 +27,8 @@ pub async fn ask(http: &reqwest::Client, url: &str) -> AuditFeed {
 }
 
 async fn fetch(http: &reqwest::Client, url: &str) -> Result<Vec<AuditRecord>, String> {
-    let mut response = http.get(format!("{url}/api/audit")).send().await.map_err(describe)?;
+    let mut response =
+        http.get(format!("{url}/api/audit?limit={SHOWN_RECORDS}")).send().await.map_err(describe)?;
     if !response.status().is_success() {
         return Err(format!("answered with status {}", response.status().as_u16()));
     }
@@ -40,7 +42,9 @@ async fn fetch(http: &reqwest::Client, url: &str) -> Result<Vec<AuditRecord>, St
     let answer: Answer =
         serde_json::from_slice(&body).map_err(|e| format!("its audit can't be read: {e}"))?;
     let mut records: Vec<AuditRecord> = answer.records.iter().map(record).collect();
-    records.sort_by(|a, b| b.at.cmp(&a.at));
+    // Oldest first, as written; those of one moment stay in the order in which they were written.
+    records.reverse();
+    records.sort_by_key(|record| std::cmp::Reverse(record.at.parse::<Timestamp>().ok()));
     records.truncate(SHOWN_RECORDS);
     Ok(records)
 }
@@ -60,9 +64,12 @@ fn record(value: &serde_json::Value) -> AuditRecord {
         Some(serde_json::Value::String(text)) => shorten(text, most),
         Some(other) => shorten(&other.to_string(), most),
     };
+    let nodes = value.get("nodes").and_then(serde_json::Value::as_array).into_iter().flatten();
+    let nodes: Vec<&str> = nodes.filter_map(serde_json::Value::as_str).collect();
     AuditRecord {
         at: text("at", 40),
         kind: text("kind", 40),
+        nodes: shorten(&nodes.join(", "), 80),
         phase: text("phase", 40),
         detail: text("detail", 240),
     }

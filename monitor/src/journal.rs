@@ -21,7 +21,7 @@ const QUEUE_ROUNDS: usize = 64;
 
 /// Why the output directory can't be used.
 #[derive(Debug, thiserror::Error)]
-#[error("output directory {path}: can't write to it: {source}")]
+#[error("output directory: can't write to {path}")]
 pub struct JournalError {
     /// The directory.
     path: PathBuf,

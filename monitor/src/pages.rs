@@ -45,6 +45,8 @@ pub struct AuditRecord {
     pub at: String,
     /// The kind of fault.
     pub kind: String,
+    /// The nodes it concerns.
+    pub nodes: String,
     /// Which phase of a repair.
     pub phase: String,
     /// More about it.
@@ -77,7 +79,7 @@ pub fn cluster_page(seen: &Seen) -> ClusterPage {
         frame: frame(seen, "Cluster", "/api/stream".into()),
         verdict: verdict(&seen.snapshot),
         nodes: table::nodes(&seen.snapshot),
-        findings: findings(seen.findings.iter()),
+        findings: findings(seen, seen.findings.iter()),
         links: links(&seen.snapshot),
         work: work(&seen.snapshot),
         events: events(seen),
@@ -140,7 +142,7 @@ pub fn draw(seen: &Seen) -> Drawn {
         .iter()
         .filter_map(|node| Some((node.name().to_owned(), node::page(seen, node).render().ok()?)))
         .collect();
-    let at = moment(seen.snapshot.at);
+    let at = moment(seen.snapshot.at, seen.snapshot.at);
     let round = serde_json::json!({ "round": seen.snapshot.round, "at": at.iso, "text": at.text });
     Drawn { cluster, nodes, round: round.as_object().cloned().unwrap_or_default() }
 }
@@ -153,7 +155,7 @@ fn frame(seen: &Seen, title: &str, stream: String) -> Frame {
     Frame {
         title: title.to_owned(),
         cluster: seen.snapshot.cluster_ids.join(", "),
-        at: moment(seen.snapshot.at),
+        at: moment(seen.snapshot.at, seen.snapshot.at),
         round: seen.snapshot.round,
         interval_ms: seen.interval.as_millis() as u64,
         refresh_seconds: refresh_seconds(seen.interval),
@@ -182,7 +184,7 @@ fn verdict(snapshot: &ClusterSnapshot) -> Verdict {
 }
 
 /// Findings, as rows.
-fn findings<'a>(found: impl Iterator<Item = &'a Finding>) -> Findings {
+fn findings<'a>(seen: &Seen, found: impl Iterator<Item = &'a Finding>) -> Findings {
     let rows = found
         .map(|finding| {
             let words = finding.kind.as_str().replace('_', " ");
@@ -190,7 +192,7 @@ fn findings<'a>(found: impl Iterator<Item = &'a Finding>) -> Findings {
                 title: format::capital(&words),
                 mark: Mark::new(tone(finding.severity), finding.severity.as_str()),
                 nodes: finding.nodes.join(", "),
-                since: moment(finding.since),
+                since: moment(finding.since, seen.snapshot.at),
                 rounds: finding.rounds,
                 evidence: finding.evidence.clone(),
             }
@@ -248,7 +250,7 @@ fn work(snapshot: &ClusterSnapshot) -> Work {
         false => format!("As {} has them, the node furthest ahead; there is no leader.", work.from),
     };
     let maintenance = work.maintenance.enabled.then(|| match work.maintenance.since {
-        Some(since) => format!("maintenance since {}", moment(since).text),
+        Some(since) => format!("maintenance since {}", moment(since, snapshot.at).text),
         None => "maintenance is on".to_owned(),
     });
     Work {
@@ -281,7 +283,7 @@ fn events(seen: &Seen) -> web::fragments::Events {
                 (_, severity) => tone(severity),
             };
             EventRow {
-                at: moment(event.at),
+                at: moment(event.at, seen.snapshot.at),
                 mark: Mark::new(tone, event.kind.title()),
                 text: event.text.clone(),
             }
@@ -307,8 +309,9 @@ fn recovery(seen: &Seen) -> Recovery {
     let rows = records
         .iter()
         .map(|record| ActionRow {
-            at: record.at.parse().map_or_else(|_| record.at.clone(), |at| moment(at).text),
+            at: record.at.parse().map_or_else(|_| record.at.clone(), |at| moment(at, seen.snapshot.at).text),
             kind: record.kind.replace('_', " "),
+            nodes: record.nodes.clone(),
             phase: record.phase.replace('_', " "),
             detail: record.detail.clone(),
         })

@@ -19,7 +19,7 @@ const ERROR_BODY_BYTES: usize = 16 * 1024;
 
 /// Why there is no scraper.
 #[derive(Debug, thiserror::Error)]
-#[error("the HTTP client can't be set up: {0}")]
+#[error("the HTTP client can't be set up")]
 pub struct ScraperError(#[from] reqwest::Error);
 
 /// Asks a fixed set of nodes, round after round, over connections it keeps.

@@ -29,16 +29,16 @@ const AUDIT_INTERVAL: Duration = Duration::from_secs(2);
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
     /// The address can't be listened on.
-    #[error("can't listen on {address}: {source}{}", hint(.source))]
+    #[error("can't listen on {address}: {why}{}", hint(.why))]
     Listen {
         /// The address.
         address: SocketAddr,
-        /// What the system said.
-        source: std::io::Error,
+        /// What the system said; in the text, so no source beside it.
+        why: std::io::Error,
     },
     /// The web server failed.
-    #[error("the web server failed: {0}")]
-    Serve(std::io::Error),
+    #[error("the web server failed")]
+    Serve(#[source] std::io::Error),
     /// The output directory can't be used.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -114,7 +114,7 @@ impl Service {
     pub async fn bind(config: MonitorConfig) -> Result<Self, ServiceError> {
         let address = config.listen;
         let listener =
-            TcpListener::bind(address).await.map_err(|source| ServiceError::Listen { address, source })?;
+            TcpListener::bind(address).await.map_err(|why| ServiceError::Listen { address, why })?;
         let scraper = Scraper::new(config.nodes.clone(), config.timeout)?;
         let journal = config.output_dir.as_deref().map(Journal::open).transpose()?;
         Ok(Service { config, listener, scraper, journal })

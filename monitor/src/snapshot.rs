@@ -318,13 +318,13 @@ impl ClusterSnapshot {
             work,
             links,
         };
-        (snapshot.verdict, snapshot.severity) = verdict::judge(&snapshot);
+        (snapshot.verdict, snapshot.severity) = verdict::judge(&snapshot, &[]);
         snapshot
     }
 
     /// Lets the verdict speak of what the detectors found in this snapshot.
     pub fn note_findings(&mut self, findings: &[crate::detectors::Finding]) {
-        (self.verdict, self.severity) = verdict::with_findings(self, findings);
+        (self.verdict, self.severity) = verdict::judge(self, findings);
     }
 
     /// The nodes that reported, with their reports.

@@ -398,7 +398,7 @@ async fn the_recovery_daemon_is_shown_when_it_answers_and_may_be_absent() {
     let records: Vec<serde_json::Value> = (0..9)
         .map(|n| {
             serde_json::json!({"at": format!("2026-11-22T10:00:0{n}Z"), "id": "p", "kind": "process_crash",
-                "phase": "verified", "detail": {"step": format!("<b>restart {n}</b>")}})
+                "phase": "verified", "nodes": ["node-3"], "detail": {"step": format!("<b>restart {n}</b>")}})
         })
         .collect();
     let answer = serde_json::json!({ "records": records });

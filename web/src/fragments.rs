@@ -253,6 +253,8 @@ pub struct ActionRow {
     pub at: String,
     /// Of which kind of fault.
     pub kind: String,
+    /// On which nodes.
+    pub nodes: String,
     /// What phase.
     pub phase: String,
     /// More about it.

@@ -99,7 +99,7 @@
     let text = "live";
     if (silent > staleAfter) {
       state = connected ? "stale" : "cut";
-      text = connected ? `stale for ${seconds} s` : `cut off for ${seconds} s`;
+      text = `${connected ? "stale" : "cut off"} for ${seconds} s, as of`;
     }
     if (fresh.dataset.state !== state) {
       fresh.dataset.state = state;

@@ -39,12 +39,12 @@ pub fn percent_of(part: u64, whole: u64) -> u8 {
     ((part as f64 / whole as f64 * 100.0) as u8).clamp(1, 100)
 }
 
-/// A moment with its time of day.
-pub fn moment(at: Timestamp) -> Moment {
-    Moment {
-        iso: at.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string(),
-        text: at.strftime("%H:%M:%S").to_string(),
-    }
+/// A moment with its time of day, as seen from `now`; with its date where that is another day's.
+pub fn moment(at: Timestamp, now: Timestamp) -> Moment {
+    let day = |t: Timestamp| t.strftime("%m-%d").to_string();
+    let time = at.strftime("%H:%M:%S").to_string();
+    let text = if day(at) == day(now) { time } else { format!("{} {time}", day(at)) };
+    Moment { iso: at.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string(), text }
 }
 
 /// The same with a capital.
@@ -82,6 +82,15 @@ mod tests {
         assert_eq!(groups, ["0", "999", "1,000", "1,204,331"]);
         assert_eq!([0.417, 18.4, 1_240.0, f64::NAN].map(milliseconds), ["0.42 ms", "18 ms", "1.2 s", "–"]);
         assert_eq!((percent_of(1, 1_000_000), percent_of(0, 5), percent_of(5, 5)), (1, 0, 100));
+    }
+
+    #[test]
+    fn another_day_is_named() {
+        let now: Timestamp = "2026-11-22T10:00:00Z".parse().unwrap();
+        assert_eq!(moment(now, now).text, "10:00:00");
+        let earlier = moment("2026-11-21T10:00:00.5Z".parse().unwrap(), now);
+        assert_eq!(earlier.text, "11-21 10:00:00");
+        assert_eq!(earlier.iso, "2026-11-21T10:00:00.500Z");
     }
 
     #[test]

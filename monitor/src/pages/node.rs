@@ -24,7 +24,7 @@ pub(super) fn page(seen: &Seen, node: &NodeView) -> Node {
         groups: report.map(|r| groups(snapshot, node, r)).unwrap_or_default(),
         links: others.map(|to| link_cell(snapshot, node, to)).collect(),
         checkpoints: report.map(|r| checkpoints(snapshot, node, r)).unwrap_or_default(),
-        findings: findings(concerned),
+        findings: findings(seen, concerned),
     }
 }
 

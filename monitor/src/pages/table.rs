@@ -108,13 +108,15 @@ fn agreement(snapshot: &ClusterSnapshot, name: &str) -> (Mark, Option<u64>) {
         Agreement::LogUnequal { index } => Some((DissentIn::Log, index)),
         _ => None,
     });
-    if let Some((kind, index)) = unequal {
+    if let Some((kind, met_at)) = unequal {
+        let judged = dissent(snapshot, kind);
+        let is_in = |nodes: &[String]| nodes.iter().any(|n| n == name);
+        // The index at which a majority decided, if this node stood there, too.
+        let judged_at = judged.as_ref().filter(|d| d.camps.iter().any(|(_, nodes)| is_in(nodes)));
+        let index = judged_at.map_or(met_at, |d| d.index);
         let at = grouped(index);
-        let minority = dissent(snapshot, kind).and_then(|d| d.minority);
-        let mark = match minority {
-            Some(others) if !others.iter().any(|n| n == name) => {
-                Mark::new(Tone::Idle, format!("= majority at {at}"))
-            }
+        let mark = match judged.and_then(|d| d.minority) {
+            Some(minority) if !is_in(&minority) => Mark::new(Tone::Idle, format!("= majority at {at}")),
             _ => Mark::new(Tone::Bad, format!("≠ unequal at {at}")),
         };
         return (mark, Some(index));

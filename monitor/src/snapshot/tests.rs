@@ -189,7 +189,7 @@ fn nothing_is_called_healthy_while_something_is_wrong() {
     let mut scene = Scene::new(3);
     let (mut snapshot, findings) = scene.rounds(2, |a| a.report(3).resources.disk_usage = 97.0);
     snapshot.note_findings(&findings);
-    assert_eq!(snapshot.verdict, "3 of 3 healthy, leader node-2, can lose 1; resource exhaustion on node-3");
+    assert_eq!(snapshot.verdict, "2 of 3 healthy, leader node-2, can lose 1; resource exhaustion on node-3");
     assert_eq!(snapshot.severity, Severity::Critical);
 }
 

@@ -13,8 +13,15 @@ use api::cluster::{HealthStatus, Role};
 /// well under one.
 const LEADERLESS_CRITICAL_SECONDS: f64 = 3.0;
 
-/// The sentence and its severity.
-pub(super) fn judge(snapshot: &ClusterSnapshot) -> (String, Severity) {
+/// The sentence and its severity, given what the detectors found: nothing is called healthy while
+/// something is known to be wrong with it.
+pub(super) fn judge(snapshot: &ClusterSnapshot, findings: &[Finding]) -> (String, Severity) {
+    let (mut sentence, mut severity) = of_nodes(snapshot, findings);
+    add_findings(findings, &mut sentence, &mut severity);
+    (sentence, severity)
+}
+
+fn of_nodes(snapshot: &ClusterSnapshot, findings: &[Finding]) -> (String, Severity) {
     let total = snapshot.nodes.len();
     let reporting = snapshot.reporting().count();
     if reporting == 0 {
@@ -40,7 +47,10 @@ pub(super) fn judge(snapshot: &ClusterSnapshot) -> (String, Severity) {
             Severity::Critical,
         );
     }
-    let healthy = snapshot.nodes.iter().filter(|n| is_healthy(n)).count();
+    let accused = |node: &NodeView| {
+        findings.iter().any(|f| f.severity > Severity::Info && f.nodes.iter().any(|n| n == node.name()))
+    };
+    let healthy = snapshot.nodes.iter().filter(|n| is_healthy(n) && !accused(n)).count();
     let quorum = &snapshot.quorum;
     let (head, mut severity) = match &snapshot.leader {
         Some(leader) => {
@@ -83,12 +93,10 @@ pub(super) fn judge(snapshot: &ClusterSnapshot) -> (String, Severity) {
     (sentence, severity)
 }
 
-/// The sentence and severity with what the detectors found: nothing is called healthy while
-/// something is known to be wrong. A crash is in the sentence already, as a node that is down.
-pub(super) fn with_findings(snapshot: &ClusterSnapshot, findings: &[Finding]) -> (String, Severity) {
-    let (mut sentence, mut severity) = (snapshot.verdict.clone(), snapshot.severity);
+/// A clause for each finding. A crash is in the sentence already, as a node that is down.
+fn add_findings(findings: &[Finding], sentence: &mut String, severity: &mut Severity) {
     for finding in findings.iter().filter(|f| f.severity > Severity::Info) {
-        severity = severity.max(finding.severity);
+        *severity = finding.severity.max(*severity);
         if finding.kind == FaultKind::ProcessCrash {
             continue;
         }
@@ -98,7 +106,6 @@ pub(super) fn with_findings(snapshot: &ClusterSnapshot, findings: &[Finding]) ->
             sentence.push_str(&format!(" on {}", finding.nodes.join(", ")));
         }
     }
-    (sentence, severity)
 }
 
 /// Nobody reports. Refusals are answers; anything else may be our own network.
