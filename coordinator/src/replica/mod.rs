@@ -18,13 +18,17 @@
 //! - A proposal's outcome is told once: applied, or unknown when leadership was lost.
 
 mod log_view;
+mod reads;
+mod suspicion;
 
 pub use log_view::{LogView, OlderEntries, Recovered, Truncated};
 
 use crate::command::{Batch, Stamp};
 use raft::eraftpb::{Entry, EntryType, HardState, Message, MessageType, Snapshot};
 use raft::{Config, RawNode, ReadOnlyOption, StateRole, Storage};
+use reads::PendingRead;
 use std::collections::{BTreeMap, VecDeque};
+use suspicion::{Suspicion, behind};
 
 /// Names a proposal or read to whoever waits for it.
 pub type Tag = u64;
@@ -136,11 +140,6 @@ pub struct Standing {
     pub snapshot: u64,
 }
 
-struct PendingRead {
-    tags: Vec<Tag>,
-    age_ticks: u32,
-}
-
 /// One member of the Raft group.
 pub struct Replica<O: OlderEntries> {
     raw: RawNode<LogView<O>>,
@@ -170,22 +169,8 @@ pub struct Replica<O: OlderEntries> {
     drawn_for: (u64, StateRole),
 }
 
-/// What a suspect replica still has to see.
-#[derive(Debug, Clone, Copy, Default)]
-struct Suspicion {
-    /// (leader, term, index to reach): the leader's last index when it was met in that term.
-    met: Option<(u64, u64, u64)>,
-    /// The best log end among all voters, once every one of them has told its own.
-    floor: Option<Truncated>,
-}
-
 /// A peer that has not answered a snapshot after so many ticks is sent another.
 const SNAPSHOT_TICKS: u32 = 1_500;
-/// A read older than this many heartbeat intervals is asked again; contexts can get lost.
-const READ_REPEAT_HEARTBEATS: u32 = 3;
-/// A read that is asked for this many election time-outs is given up.
-const READ_EXPIRY_ELECTIONS: u32 = 12;
-
 impl<O: OlderEntries> Replica<O> {
     /// A replica on what the disk holds.
     ///
@@ -296,13 +281,6 @@ impl<O: OlderEntries> Replica<O> {
         }
     }
 
-    fn may_campaign(&self) -> bool {
-        match self.suspect {
-            None => true,
-            Some(s) => s.floor.is_some_and(|floor| !behind(self.raw.store().last(), floor)),
-        }
-    }
-
     /// Takes a peer's message.
     pub fn step(&mut self, mut message: Message) {
         if message.get_msg_type() == MessageType::MsgHeartbeat {
@@ -349,11 +327,6 @@ impl<O: OlderEntries> Replica<O> {
         self.last_log_ms = log_ms;
         self.proposals.push_back((before + 1, self.raw.raft.term, tag));
         Ok(())
-    }
-
-    /// Asks for an index that a linearizable read must have applied.
-    pub fn read(&mut self, tag: Tag) {
-        self.new_reads.push(tag);
     }
 
     /// The write of this number, and all before it, are durable.
@@ -461,57 +434,6 @@ impl<O: OlderEntries> Replica<O> {
             return Vec::new();
         }
         self.raw.raft.prs().iter().map(|(id, p)| (*id, p.matched)).collect()
-    }
-
-    /// The leader of `term` has this last index.
-    ///
-    /// The first sight of each leader counts: what it had then is what this replica may have
-    /// acknowledged to it before the crash.
-    pub fn meet_leader(&mut self, leader: u64, term: u64, last_index: u64) {
-        if let Some(suspicion) = &mut self.suspect
-            && suspicion.met.is_none_or(|(id, t, _)| (id, t) != (leader, term))
-        {
-            suspicion.met = Some((leader, term, last_index));
-        }
-        self.clear_suspicion();
-    }
-
-    /// A suspect peer's log ends here: what this leader counted beyond it is gone there.
-    pub fn meet_suspect(&mut self, raft_id: u64, last_index: u64) {
-        if self.raw.raft.state != StateRole::Leader {
-            return;
-        }
-        if let Some(progress) = self.raw.raft.mut_prs().get_mut(raft_id)
-            && progress.matched > last_index
-        {
-            progress.matched = last_index;
-            progress.become_probe();
-        }
-    }
-
-    /// Every voter has told its log end, and none leads: the best of them is the floor below
-    /// which a suspect neither campaigns nor gives its vote.
-    pub fn compare_log_ends(&mut self, best: Truncated) {
-        if let Some(suspicion) = &mut self.suspect {
-            suspicion.floor = Some(best);
-        }
-    }
-
-    fn clear_suspicion(&mut self) {
-        let Some(suspicion) = self.suspect else { return };
-        let raft = &mut self.raw.raft;
-        if raft.state == StateRole::Leader {
-            // Its end was the best of all, and a quorum found so too.
-            self.suspect = None;
-        } else if let Some((leader, term, target)) = suspicion.met
-            && (raft.leader_id, raft.term) == (leader, term)
-            && self.raw.store().durable_index() >= target
-        {
-            // The lost record may have held a vote in this term: count it as the leader's, so
-            // that nobody else can get it.
-            self.raw.raft.vote = leader;
-            self.suspect = None;
-        }
     }
 
     /// Role, term and indexes.
@@ -634,66 +556,6 @@ impl<O: OlderEntries> Replica<O> {
             self.last_log_ms = self.last_log_ms.max(stamp.log_ms);
         }
     }
-
-    /// One context for all reads that wait. Without a leader they wait for one.
-    fn issue_reads(&mut self) {
-        if self.new_reads.is_empty() || self.raw.raft.leader_id == 0 {
-            return;
-        }
-        // A leader that has not committed in its term drops reads without a word.
-        if self.raw.raft.state == StateRole::Leader && !self.raw.raft.commit_to_current_term() {
-            return;
-        }
-        let counter = self.next_read;
-        self.next_read += 1;
-        self.reads.insert(counter, PendingRead { tags: std::mem::take(&mut self.new_reads), age_ticks: 0 });
-        self.raw.read_index(self.context_of(counter));
-    }
-
-    fn context_of(&self, counter: u64) -> Vec<u8> {
-        let mut context = Vec::with_capacity(24);
-        for part in [self.config.raft_id, self.config.boot_nonce, counter] {
-            context.extend_from_slice(&part.to_be_bytes());
-        }
-        context
-    }
-
-    fn counter_of(&self, context: &[u8]) -> Option<u64> {
-        let prefix = self.context_of(0);
-        let counter = context.strip_prefix(&prefix[..16])?;
-        counter.try_into().ok().map(u64::from_be_bytes)
-    }
-
-    fn age_reads(&mut self) {
-        let repeat = READ_REPEAT_HEARTBEATS * self.config.heartbeat_ticks as u32;
-        let expiry = READ_EXPIRY_ELECTIONS * self.config.election_ticks_max as u32;
-        let mut again = Vec::new();
-        for (counter, read) in &mut self.reads {
-            read.age_ticks += 1;
-            if read.age_ticks == repeat || (read.age_ticks > repeat && read.age_ticks.is_multiple_of(repeat))
-            {
-                again.push(*counter);
-            }
-        }
-        for counter in again {
-            let Some(read) = self.reads.get(&counter) else { continue };
-            if read.age_ticks > expiry {
-                if let Some(read) = self.reads.remove(&counter) {
-                    self.expired.extend(read.tags);
-                }
-            } else if self.raw.raft.leader_id != 0 && self.raw.raft.state != StateRole::Leader {
-                // The same context again: if the first is still on its way, they collapse.
-                self.raw.read_index(self.context_of(counter));
-            } else if self.raw.raft.state == StateRole::Leader && self.raw.raft.commit_to_current_term() {
-                self.raw.read_index(self.context_of(counter));
-            }
-        }
-    }
-}
-
-/// True where log end `a` is behind `b`, as Raft compares logs.
-fn behind(a: Truncated, b: Truncated) -> bool {
-    (a.term, a.index) < (b.term, b.index)
 }
 
 fn stamp_of(entry: &Entry) -> Option<Stamp> {

@@ -382,6 +382,10 @@ async fn result(State(book): Shared, Path(id): Path<String>, Json(body): Json<Re
     let mut book = book.lock();
     book.result_calls += 1;
     if let Some(refusal) = book.refusal("result") {
+        // A stale token is one whose lease has ended.
+        if refusal.status() == StatusCode::CONFLICT {
+            book.leases.remove(&body.token);
+        }
         return refusal;
     }
     book.accept(&id, body)

@@ -71,7 +71,7 @@ pub struct SubmitCommand {
     #[arg(long, value_parser = clap::value_parser!(u8).range(0..=i64::from(MAX_PRIORITY)))]
     pub priority: Option<u8>,
     /// Seconds one attempt may run.
-    #[arg(long, value_parser = seconds, value_name = "SECONDS")]
+    #[arg(long, value_parser = seconds, value_name = "SECONDS", allow_negative_numbers = true)]
     pub timeout_seconds: Option<f64>,
     /// How often a failed task is tried again.
     #[arg(long, default_value_t = 0, value_name = "N")]
