@@ -111,7 +111,7 @@ async fn cluster(State(shared): State<Arc<Shared>>) -> Response {
 async fn anomalies(State(shared): State<Arc<Shared>>) -> Response {
     let Some(seen) = shared.seen() else { return problem(not_yet()) };
     let Seen { snapshot, findings, .. } = seen.as_ref();
-    let answer = serde_json::json!({ "round": snapshot.round, "at": snapshot.at, "findings": findings });
+    let answer = serde_json::json!({ "round": snapshot.round, "at": snapshot.at, "anomalies": findings });
     Json(answer).into_response()
 }
 

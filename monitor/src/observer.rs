@@ -2,7 +2,7 @@
 
 use crate::detectors::{FaultKind, Finding, Limits, Window, detect_all};
 use crate::events::{self, Event, EventKind, LastLeader};
-use crate::report::NodeReport;
+use crate::report::{NodeReport, seconds_between};
 use crate::snapshot::{ClusterSnapshot, Memory};
 use jiff::Timestamp;
 use std::collections::BTreeMap;
@@ -10,6 +10,9 @@ use std::sync::Arc;
 
 /// How far back the detectors must see, seconds: a minute of leader changes, and some.
 const WINDOW_SECONDS: f64 = 90.0;
+/// How long after this observer's own start a node that it never heard may take to start, too,
+/// seconds. Both are often started together, and a node that is not up yet has not crashed.
+const START_SECONDS: f64 = 5.0;
 /// The most findings that are followed at once.
 const MAX_FOLLOWED: usize = 256;
 
@@ -36,6 +39,7 @@ pub struct Observer {
     last: Option<Arc<ClusterSnapshot>>,
     followed: BTreeMap<(FaultKind, Vec<String>), Followed>,
     round: u64,
+    began_at: Option<Timestamp>,
 }
 
 #[derive(Debug)]
@@ -55,6 +59,7 @@ impl Observer {
             last: None,
             followed: BTreeMap::new(),
             round: 0,
+            began_at: None,
         }
     }
 
@@ -63,7 +68,11 @@ impl Observer {
         self.round += 1;
         let mut snapshot = ClusterSnapshot::join(reports, &self.memory, self.round, at);
         self.memory.learn(&snapshot);
-        let found = detect_all(&snapshot, &self.window, &self.limits);
+        let began_at = *self.began_at.get_or_insert(at);
+        let mut found = detect_all(&snapshot, &self.window, &self.limits);
+        if seconds_between(began_at, at) < START_SECONDS {
+            found.retain(|finding| !may_be_starting(finding, &snapshot));
+        }
         self.window.push(&snapshot);
         snapshot.note_findings(&found);
         let snapshot = Arc::new(snapshot);
@@ -111,6 +120,12 @@ impl Observer {
         });
         (findings, begun, ended)
     }
+}
+
+/// A crash of nodes none of which was ever heard.
+fn may_be_starting(finding: &Finding, snapshot: &ClusterSnapshot) -> bool {
+    let never_heard = |name: &String| snapshot.node(name).is_some_and(|n| n.last_report_at.is_none());
+    finding.kind == FaultKind::ProcessCrash && finding.nodes.iter().all(never_heard)
 }
 
 #[cfg(test)]

@@ -114,8 +114,8 @@ async fn the_cluster_view_shows_a_crash_and_a_return() {
     assert!(page.contains("2 of 3 healthy, leader node-2, can lose 0; node-3 down"), "{page}");
     assert!(page.contains("stale for"));
     let found: serde_json::Value = serde_json::from_str(&monitor.text("/api/anomalies").await).unwrap();
-    assert_eq!(found["findings"][0]["kind"], "process_crash");
-    assert_eq!(found["findings"][0]["nodes"][0], "node-3");
+    assert_eq!(found["anomalies"][0]["kind"], "process_crash");
+    assert_eq!(found["anomalies"][0]["nodes"][0], "node-3");
     let metrics = monitor.text("/metrics").await;
     let series = r#"holdfast_monitor_anomalies{kind="process_crash",node="node-3"} 1"#;
     assert!(metrics.contains(series), "{metrics}");

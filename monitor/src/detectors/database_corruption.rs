@@ -36,14 +36,17 @@ fn is_rebuilding(report: &Report) -> bool {
         || report.db.details.get("rebuilding").and_then(serde_json::Value::as_bool) == Some(true)
 }
 
-/// A part's details as evidence, bounded.
+/// A part's details as evidence, bounded: what is said in words, then figures.
 pub(super) fn details(part: &PartHealth) -> Vec<String> {
-    part.details
+    let words = part.details.iter().filter_map(|(key, value)| Some((key, value.as_str()?.to_owned())));
+    let figures = part
+        .details
         .iter()
+        .filter(|(_, value)| value.is_number() || value.is_boolean())
+        .map(|(key, value)| (key, value.to_string()));
+    words
+        .chain(figures)
         .take(MAX_DETAILS)
-        .map(|(key, value)| {
-            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            shorten(&format!("{key}: {text}"), 200)
-        })
+        .map(|(key, text)| shorten(&format!("{key}: {text}"), 200))
         .collect()
 }

@@ -285,6 +285,7 @@ fn a_damaged_database_and_a_damaged_log_say_so_themselves() {
     let mut scene = Scene::new(3);
     let (_, findings) = scene.rounds(2, |a| {
         a.report(1).db.healthy = false;
+        a.report(1).db.details = (0..20).map(|n| (format!("a{n}"), n.into())).collect();
         a.report(1).db.details.insert("error".into(), "checksum of block 7".into());
         a.report(3).log.healthy = false;
     });

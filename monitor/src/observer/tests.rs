@@ -82,3 +82,38 @@ fn a_finding_keeps_its_beginning_beyond_the_window() {
     assert_eq!(last.findings[0].since, reports::after(1.0));
     assert_eq!(last.findings[0].rounds, 400);
 }
+
+#[test]
+fn a_cluster_that_starts_together_with_its_monitor_has_not_crashed() {
+    let mut watch = Watch::new();
+    for _ in 0..5 {
+        let round = watch.round(2, 7, |a| {
+            a.kill(1).kill(2).kill(3);
+        });
+        assert!(round.findings.is_empty(), "{:?}", round.findings);
+    }
+    let round = watch.round(2, 7, |_| {});
+    assert!(round.findings.is_empty());
+    // One that never comes is found all the same, and one that was there is found at once.
+    let mut watch = Watch::new();
+    let last = (0..7)
+        .map(|_| {
+            watch.round(2, 7, |a| {
+                a.kill(3);
+            })
+        })
+        .last()
+        .unwrap();
+    assert_eq!(last.findings[0].nodes, ["node-3"]);
+    let mut watch = Watch::new();
+    watch.round(2, 7, |_| {});
+    let last = (0..2)
+        .map(|_| {
+            watch.round(2, 7, |a| {
+                a.kill(3);
+            })
+        })
+        .last()
+        .unwrap();
+    assert_eq!(last.findings.len(), 1);
+}

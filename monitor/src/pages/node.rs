@@ -140,8 +140,12 @@ fn progress(report: &Report) -> FactGroup {
 fn part(title: &str, part: &PartHealth) -> FactGroup {
     let mut facts = vec![fact("Healthy", if part.healthy { "yes" } else { "no" })];
     facts.extend(part.details.iter().take(SHOWN_FACTS).map(|(key, value)| {
-        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        fact(&shorten(key, 60), shorten(&text, 200))
+        let text = match value {
+            serde_json::Value::Null => "none".to_owned(),
+            serde_json::Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        fact(&super::format::capital(&shorten(&key.replace('_', " "), 60)), shorten(&text, 200))
     }));
     FactGroup { title: title.into(), facts }
 }
