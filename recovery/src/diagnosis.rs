@@ -2,7 +2,7 @@
 //!
 //! A dead process makes its peers lose contact, leaves its log behind and may start an election;
 //! a partition makes followers slow and terms run. Repairing the symptom would be a second,
-//! wrong repair. [`EXPLAINS`] says which failure accounts for which others on the same nodes;
+//! wrong repair. `EXPLAINS` says which failure accounts for which others on the same nodes;
 //! what is accounted for becomes evidence of the cause instead of a cause of its own.
 //!
 //! The death of a process is proven by its host and by nobody else: a refused connection is only
