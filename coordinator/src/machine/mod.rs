@@ -9,7 +9,7 @@
 //! - A token is given out once, ever: tasks' leases and named leases draw from one counter.
 //! - A task has at most one live lease, and its result is accepted from that lease only.
 //! - The checksum is the sum over the records; whoever changes a record goes through
-//!   [`Machine::change_task`] or updates the sum beside it.
+//!   `Machine::change_task` or updates the sum beside it.
 //! - Memory does not grow with history: finished tasks beyond [`Limits::finished_tasks`] leave,
 //!   oldest first, into a running hash.
 //!

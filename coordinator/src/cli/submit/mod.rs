@@ -1,8 +1,8 @@
 //! `coordinator submit`: one task a line, and with `--wait` what became of them.
 //!
 //! The run gets an id before anything is sent, and every task an id made of it and its number.
-//! That makes sending repeatable ([`send`]), following cheap ([`watch`]) and the JUnit file
-//! complete ([`junit`]): a task that was sent is in it once, whatever happened to it or to us.
+//! That makes sending repeatable (`send`), following cheap (`watch`) and the JUnit file
+//! complete (`junit`): a task that was sent is in it once, whatever happened to it or to us.
 
 mod input;
 mod junit;
