@@ -146,6 +146,23 @@ fn cannot_start(spec: &Spec, error: &io::Error) -> String {
     format!("{:?} can't be started: {error}", spec.argv.first().map_or("", String::as_str))
 }
 
+/// A child on its way from the thread that started it to its [`Process`].
+struct Spawned {
+    group: Pid,
+    stdout: Option<std::process::ChildStdout>,
+    stderr: Option<std::process::ChildStderr>,
+    /// Taken when it has arrived.
+    reap: Option<oneshot::Sender<()>>,
+}
+
+impl Drop for Spawned {
+    fn drop(&mut self) {
+        if self.reap.is_some() {
+            let _ = kill_process_group(self.group, Signal::KILL);
+        }
+    }
+}
+
 /// A child that was started and not yet reaped.
 struct Process {
     group: Pid,
@@ -175,7 +192,6 @@ impl Process {
         }
         let (started_tx, started) = oneshot::channel();
         let (exited_tx, exited) = oneshot::channel();
-        let (reap, reap_rx) = oneshot::channel::<()>();
         let (status_tx, status) = oneshot::channel();
         std::thread::Builder::new().name("task".into()).stack_size(WAITER_STACK_BYTES).spawn(move || {
             let mut child = match command.spawn() {
@@ -186,18 +202,30 @@ impl Process {
                 }
             };
             let pid = Pid::from_child(&child);
-            if started_tx.send(Ok((pid, child.stdout.take(), child.stderr.take()))).is_err() {
-                let _ = kill_process_group(pid, Signal::KILL);
-            }
+            let (reap, reap_rx) = oneshot::channel::<()>();
+            let spawned = Spawned {
+                group: pid,
+                stdout: child.stdout.take(),
+                stderr: child.stderr.take(),
+                reap: Some(reap),
+            };
+            // Whoever asked may be gone: the refused or unread value kills the group as it is dropped.
+            let _ = started_tx.send(Ok(spawned));
             wait_without_reaping(pid);
             let _ = exited_tx.send(());
             let _ = reap_rx.blocking_recv();
             let _ = status_tx.send(wait4(pid));
         })?;
-        let (group, stdout, stderr) =
-            started.await.map_err(|_| io::Error::other("the spawning thread ended"))??;
-        let mut process =
-            Process { group, stdout: None, stderr: None, exited: Some(exited), reap: Some(reap), status };
+        let mut spawned = started.await.map_err(|_| io::Error::other("the spawning thread ended"))??;
+        let (stdout, stderr) = (spawned.stdout.take(), spawned.stderr.take());
+        let mut process = Process {
+            group: spawned.group,
+            stdout: None,
+            stderr: None,
+            exited: Some(exited),
+            reap: spawned.reap.take(),
+            status,
+        };
         process.stdout = stdout.map(ChildStdout::from_std).transpose()?;
         process.stderr = stderr.map(ChildStderr::from_std).transpose()?;
         Ok(process)

@@ -163,6 +163,25 @@ async fn cancelling_and_killing_stop_it() {
     }
 }
 
+/// The run may be dropped between the start of its process and its arrival.
+#[tokio::test]
+async fn a_run_dropped_at_any_moment_of_its_start_leaves_no_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut spec = shell("echo $$ > pid.part; mv pid.part pid; exec sleep 600");
+    spec.cwd = Some(folder.path().to_str().unwrap().into());
+    let (guard, stop) = (Guard::default(), Stop::default());
+    let pid_file = folder.path().join("pid");
+    for _ in 0..20 {
+        let mut starting = Box::pin(run(&spec, &guard, &stop));
+        // Polled once: the thread is asked to start the process, nothing has arrived.
+        assert!(futures_util::poll!(&mut starting).is_pending());
+        let pid = pid_in(&pid_file).await;
+        drop(starting);
+        until("the process is gone", || !runs(&pid)).await;
+        std::fs::remove_file(&pid_file).unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_dropped_run_leaves_no_process() {
     let folder = tempfile::tempdir().unwrap();
