@@ -162,13 +162,13 @@ impl Applier {
 
     fn install(&self, name: &SnapshotName) -> Result<(), String> {
         let machine = self.snapshots.read(name).map_err(|e| e.to_string())?;
-        let effects = machine.effects_for_rebuild();
+        let (effects, log_ms) = (machine.effects_for_rebuild(), machine.log_ms());
         failpoint!("install_before_swap");
         *self.machine.write() = machine;
         self.store.rebuild(name.index, effects, Rebuild::Merge);
         self.applied.send_replace(name.index);
         failpoint!("install_after_swap");
-        self.inbox.tell(Input::Applied(name.index));
+        self.inbox.tell(Input::Installed(name.index, log_ms));
         tracing::info!(index = name.index, bytes = name.bytes, "installed a snapshot of the leader");
         Ok(())
     }
