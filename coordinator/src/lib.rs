@@ -1,5 +1,8 @@
 //! The coordinator: a Raft cluster that holds the tasks and workers of a testing framework.
 
+#[macro_use]
+pub mod failpoint;
+
 pub mod cli;
 pub mod command;
 pub mod config;

@@ -155,15 +155,18 @@ impl Applier {
     fn install(&self, name: &SnapshotName) -> Result<(), String> {
         let machine = self.snapshots.read(name).map_err(|e| e.to_string())?;
         let effects = machine.effects_for_rebuild();
+        failpoint!("install_before_swap");
         *self.machine.write() = machine;
         self.store.rebuild(name.index, effects, Rebuild::Merge);
         self.applied.send_replace(name.index);
+        failpoint!("install_after_swap");
         self.inbox.tell(Input::Applied(name.index));
         tracing::info!(index = name.index, bytes = name.bytes, "installed a snapshot of the leader");
         Ok(())
     }
 
     fn apply(&self, batch: Vec<ToApply>) -> Result<(), String> {
+        failpoint!("apply_before");
         let started = Instant::now();
         let count = batch.len();
         let mut answers = Vec::new();
@@ -184,10 +187,12 @@ impl Applier {
         self.progress.entries.fetch_add(count as u64, Ordering::Relaxed);
         self.telemetry.applied(started.elapsed());
         self.applied.send_replace(index);
+        failpoint!("apply_before_answer");
         for (waiter, applied) in answers {
             // Whoever waited may have given up; the command is applied all the same.
             let _ = waiter.send(Ok(applied));
         }
+        failpoint!("apply_after_answer");
         self.inbox.tell(Input::Applied(index));
         Ok(())
     }
