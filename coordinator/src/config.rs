@@ -50,6 +50,7 @@ pub const KEYS: &[&str] = &[
     "log_raft_events",
     "allow_insecure_network",
     "zone",
+    "dead_node_cleanup_seconds",
 ];
 
 /// Keys that are text even where they look like a number.
@@ -237,6 +238,10 @@ pub struct Config {
     /// Where the node stands: a rack, a zone, a region.
     #[serde(default)]
     pub zone: Option<String>,
+    /// Seconds after which the leader takes a silent member out by itself; 0 never. It leaves a
+    /// quorum and one spare of sound voters.
+    #[serde(default)]
+    pub dead_node_cleanup_seconds: u64,
 }
 
 /// A user of the API.
@@ -331,6 +336,12 @@ impl Config {
         }
         if self.enable_prometheus && self.prometheus_port == self.port {
             fault("prometheus_port", format!("is {} as `port` is; give it another", self.port));
+        }
+        if (1..60).contains(&self.dead_node_cleanup_seconds) {
+            fault(
+                "dead_node_cleanup_seconds",
+                "must be 0 (never) or at least 60: a restart must not cost a member".into(),
+            );
         }
         if self.heartbeat_interval == 0 {
             fault("heartbeat_interval", "must be at least 1 ms".into());

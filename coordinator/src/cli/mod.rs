@@ -7,7 +7,9 @@
 
 mod cluster;
 mod maintenance;
+mod members;
 mod print;
+mod rolling_restart;
 pub mod submit;
 mod tasks;
 mod worker;
@@ -30,8 +32,8 @@ pub enum Command {
     Submit(submit::SubmitCommand),
     /// Show every coordinator: role, term, log, tasks.
     Status(cluster::StatusCommand),
-    /// Show the members of the cluster as the leader sees them.
-    Members(cluster::MembersCommand),
+    /// List, add, remove and replace members; without a subcommand: list.
+    Members(members::MembersCommand),
     /// List, show, cancel and retry tasks.
     #[command(subcommand)]
     Tasks(tasks::TasksCommand),
@@ -40,6 +42,8 @@ pub enum Command {
     Maintenance(maintenance::MaintenanceCommand),
     /// Move leadership to another node.
     Transfer(cluster::TransferCommand),
+    /// Restart every coordinator, one after another, never more than the cluster can lose.
+    RollingRestart(rolling_restart::RollingRestartCommand),
 }
 
 impl Command {
@@ -53,6 +57,7 @@ impl Command {
             Command::Tasks(command) => command.run().await,
             Command::Maintenance(command) => command.run().await,
             Command::Transfer(command) => command.run().await,
+            Command::RollingRestart(command) => command.run().await,
         };
         match outcome {
             Ok(code) => ExitCode::from(code),
