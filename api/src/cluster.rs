@@ -153,6 +153,9 @@ pub struct Status {
     /// Leader changes this node has seen since it started.
     #[serde(default)]
     pub leader_changes: u64,
+    /// What a person should look at, with the command that mends it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// A health verdict.

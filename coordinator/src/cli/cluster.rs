@@ -130,6 +130,9 @@ fn show(seen: &[Seen]) {
         print::out("");
         print::out(&format!("tasks    {}", counts(status.tasks.iter().map(|(s, n)| (s.as_str(), *n)))));
         print::out(&format!("workers  {}", counts(status.workers.iter().map(|(s, n)| (s.as_str(), *n)))));
+        for warning in &status.warnings {
+            print::out(&format!("warning: {warning}"));
+        }
         if status.maintenance.enabled {
             let since = status.maintenance.since.map(|t| format!(" since {t}")).unwrap_or_default();
             print::out(&format!("maintenance is on{since}: no new tasks are accepted or assigned"));
@@ -149,18 +152,33 @@ fn counts<'a>(counts: impl Iterator<Item = (&'a str, u64)>) -> String {
 }
 
 /// The leader's status; where no leader can be asked, that of a node that answers.
+///
+/// Every address is tried: a node that was removed or has failed answers, but knows no leader.
 pub async fn leader_status(client: &Client) -> Result<Status, CliError> {
-    let status: Status = client.with_deadline(STATUS_LIMIT).get("/api/status").await?;
-    if status.role == Role::Leader {
-        return Ok(status);
+    let asked = client.addresses().iter().map(|address| status_of(address));
+    let (mut seen, mut failure) = (Vec::new(), None);
+    for answer in join_all(asked).await {
+        match answer {
+            Ok(status) => seen.push(status),
+            Err(error) => failure = Some(error),
+        }
     }
-    let address = status.leader_address.clone().or_else(|| {
-        let leader = status.current_leader.as_ref()?;
-        status.peers.iter().find(|p| p.node_id == *leader).map(|p| p.address.clone())
-    });
-    match address {
-        Some(address) => Ok(status_of(&address).await.unwrap_or(status)),
-        None => Ok(status),
+    // Of several that believe to lead, the one of the newest term is right.
+    let leads = seen.iter().filter(|s| s.role == Role::Leader).max_by_key(|s| s.term);
+    if let Some(leader) = leads {
+        return Ok(leader.clone());
+    }
+    for address in seen.iter().filter_map(|s| s.leader_address.as_ref()) {
+        if let Ok(status) = status_of(address).await
+            && status.role == Role::Leader
+        {
+            return Ok(status);
+        }
+    }
+    match (seen.into_iter().max_by_key(|s| s.term), failure) {
+        (Some(status), _) => Ok(status),
+        (None, Some(error)) => Err(error.into()),
+        (None, None) => Err(ClientError::NoAddress.into()),
     }
 }
 

@@ -272,9 +272,7 @@ impl RejoinCommand {
     async fn run(self) -> Result<u8, CliError> {
         let client = Client::new([self.node.clone()])?.with_deadline(CHANGE_LIMIT);
         let body = Rejoin { node_id: self.node_id.clone() };
-        let accepted: Result<serde_json::Value, _> =
-            client.post("/api/admin/rejoin", &body, Repeat::Never).await;
-        accepted?;
+        let _: MemberChanged = client.post("/api/admin/rejoin", &body, Repeat::Never).await?;
         print::out(&format!(
             "{} has a new incarnation and joins anew; its old log is in quarantine",
             self.node_id

@@ -9,6 +9,7 @@ mod cluster;
 mod maintenance;
 mod members;
 mod print;
+mod recover_quorum;
 mod rolling_restart;
 pub mod submit;
 mod tasks;
@@ -44,6 +45,8 @@ pub enum Command {
     Transfer(cluster::TransferCommand),
     /// Restart every coordinator, one after another, never more than the cluster can lose.
     RollingRestart(rolling_restart::RollingRestartCommand),
+    /// Found a new cluster from a survivor's directory, when a quorum is gone for good.
+    RecoverQuorum(recover_quorum::RecoverQuorumCommand),
 }
 
 impl Command {
@@ -58,6 +61,7 @@ impl Command {
             Command::Maintenance(command) => command.run().await,
             Command::Transfer(command) => command.run().await,
             Command::RollingRestart(command) => command.run().await,
+            Command::RecoverQuorum(command) => command.run().await,
         };
         match outcome {
             Ok(code) => ExitCode::from(code),

@@ -128,13 +128,16 @@ fn of_change(app: &App, error: &MembershipError) -> ApiError {
 }
 
 /// Lets a failed or removed node begin anew as a new member; about the node asked.
-async fn rejoin(State(app): State<App>, JsonBody(body): JsonBody<Rejoin>) -> ApiResult<StatusCode> {
+async fn rejoin(
+    State(app): State<App>,
+    JsonBody(body): JsonBody<Rejoin>,
+) -> ApiResult<(StatusCode, Json<MemberChanged>)> {
     if body.node_id != app.node.node_id() {
         let why = format!("this is node {}, not {}; nothing was done", app.node.node_id(), body.node_id);
         return Err(ApiError::new(ErrorCode::InvalidState, why));
     }
     app.node.rejoin("a person let the node join anew").await.map_err(|e| of_change(&app, &e))?;
-    Ok(StatusCode::ACCEPTED)
+    Ok((StatusCode::ACCEPTED, Json(MemberChanged { node_id: body.node_id, index: None })))
 }
 
 async fn transfer(

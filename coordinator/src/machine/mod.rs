@@ -241,6 +241,11 @@ impl Machine {
         self.last_token
     }
 
+    /// Gives out no token of the next `count`: another log may have given them out already.
+    pub fn skip_tokens(&mut self, count: u64) {
+        self.last_token += count;
+    }
+
     fn set_maintenance(&mut self, enabled: bool, at: Stamp, effects: &mut Vec<Effect>) -> Reply {
         if enabled != self.maintenance {
             self.maintenance = enabled;

@@ -142,8 +142,9 @@ pub fn may_join(members: &[MemberStanding], node_id: &str, raft_id: u64) -> Resu
         if old.own || old.silent_ms < OLD_VOTER_SILENCE_MS {
             return Err(NotTaken {
                 why: format!(
-                    "another process of node {node_id} was heard {} ms ago: two nodes have one node_id, or its disk was lost a moment ago; its place is free once it was silent for {OLD_VOTER_SILENCE_MS} ms",
-                    if old.own { 0 } else { old.silent_ms }
+                    "another process of node {node_id} was heard {} s ago: two nodes have one node_id, or its disk was lost a moment ago; its place is free once it was silent for {} s",
+                    if old.own { 0 } else { old.silent_ms / 1000 },
+                    OLD_VOTER_SILENCE_MS / 1000
                 ),
                 later: true,
             });

@@ -101,9 +101,19 @@ struct Stored {
     /// The cluster an earlier incarnation was in: this one joins it and founds no other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     rejoins: Option<String>,
-    /// Why an earlier incarnation's log still has to go into quarantine before anything starts.
+    /// A change of incarnation that has not come to its end; nothing starts before it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    renewing: Option<String>,
+    renewing: Option<Renewing>,
+}
+
+/// How far a change of incarnation is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Renewing {
+    /// The old log and snapshots still have to go into quarantine, for this reason.
+    Quarantine(String),
+    /// What was recovered still has to be put in their place.
+    Place,
 }
 
 /// This node's identity, and the lock that keeps a second process away.
@@ -158,6 +168,24 @@ impl Identity {
         let mut identity = Identity { folder: folder.into(), stored, boot_nonce, _lock: lock };
         identity.finish_renewal()?;
         identity.save()?;
+        Ok(identity)
+    }
+
+    /// Takes a directory that is there, without starting a node on it: nothing is counted up.
+    pub fn take(folder: &Path) -> Result<Identity, DataError> {
+        let path = folder.join("identity.json");
+        if !path.exists() {
+            return Err(DataError::Damaged {
+                path,
+                why: "is missing: this is no node's data directory".into(),
+            });
+        }
+        let lock = lock(folder)?;
+        let bytes = std::fs::read(&path);
+        let bytes = bytes.map_err(|source| DataError::Directory { path: folder.into(), source })?;
+        let stored = parse(&path, &bytes)?;
+        let mut identity = Identity { folder: folder.into(), stored, boot_nonce: 0, _lock: lock };
+        identity.finish_renewal()?;
         Ok(identity)
     }
 
@@ -219,18 +247,47 @@ impl Identity {
         self.stored.rejoins = cluster.or_else(|| self.stored.rejoins.take());
         self.stored.founded = false;
         self.stored.incarnation = random_hex()?;
-        self.stored.renewing = Some(why.to_owned());
+        self.stored.renewing = Some(Renewing::Quarantine(why.to_owned()));
+        self.save()?;
+        self.finish_renewal()
+    }
+
+    /// Takes the place of a recovered node: a new cluster whose log and snapshot lie ready in
+    /// [`super::recover::STAGE`].
+    pub fn begin_recovered(
+        &mut self,
+        incarnation: &str,
+        founding: Founding,
+        why: &str,
+    ) -> Result<(), DataError> {
+        self.stored.incarnation = incarnation.to_owned();
+        self.stored.founding = Some(founding);
+        (self.stored.founded, self.stored.rejoins) = (true, None);
+        self.stored.known = Known::default();
+        self.stored.renewing = Some(Renewing::Quarantine(why.to_owned()));
         self.save()?;
         self.finish_renewal()
     }
 
     fn finish_renewal(&mut self) -> Result<(), DataError> {
-        let Some(why) = self.stored.renewing.clone() else { return Ok(()) };
-        let moved = ["raft", "snapshots"].map(|name| self.folder.join(name));
-        crate::quarantine::folders(&moved, &self.folder.join("quarantine"), &why)
-            .map_err(|(path, source)| DataError::Directory { path, source })?;
-        self.stored.renewing = None;
-        self.save()
+        const FOLDERS: [&str; 2] = ["raft", "snapshots"];
+        let stage = self.folder.join(super::recover::STAGE);
+        if let Some(Renewing::Quarantine(why)) = self.stored.renewing.clone() {
+            let moved = FOLDERS.map(|name| self.folder.join(name));
+            crate::quarantine::folders(&moved, &self.folder.join("quarantine"), &why)
+                .map_err(|(path, source)| DataError::Directory { path, source })?;
+            self.stored.renewing = Some(Renewing::Place);
+            self.save()?;
+        }
+        if self.stored.renewing == Some(Renewing::Place) {
+            for name in FOLDERS.into_iter().filter(|name| stage.join(name).exists()) {
+                let moved = std::fs::rename(stage.join(name), self.folder.join(name));
+                moved.map_err(|source| DataError::Directory { path: stage.clone(), source })?;
+            }
+            self.stored.renewing = None;
+            self.save()?;
+        }
+        Ok(())
     }
 
     /// The members as they were seen last.
@@ -359,7 +416,7 @@ mod tests {
         std::fs::create_dir(folder.path().join("raft")).unwrap();
         std::fs::write(folder.path().join("raft/1.raftlog"), b"log").unwrap();
         // A crash after the new incarnation was written: the next start moves the log.
-        identity.stored.renewing = Some("rolled back".into());
+        identity.stored.renewing = Some(Renewing::Quarantine("rolled back".into()));
         identity.save().unwrap();
         drop(identity);
         let mut identity = Identity::open(folder.path(), "node-1").unwrap();

@@ -131,6 +131,17 @@ impl RaftLog {
         Ok(Recovered { hard_state, conf_state, truncated, last, snapshot })
     }
 
+    /// Begins a log behind a snapshot; it must be empty.
+    pub fn begin_at(&self, snapshot: &Snapshot, at: Truncated, hard_state: &HardState) -> Result<(), String> {
+        let mut batch = LogBatch::default();
+        let named = Gathered::default().name(snapshot, at, &mut batch);
+        named
+            .and_then(|()| batch.put_message(GROUP, HARD_STATE_KEY.to_vec(), hard_state))
+            .and_then(|()| self.engine.write(&mut batch, true))
+            .map(drop)
+            .map_err(|e| format!("the new log can't be written: {e}"))
+    }
+
     /// Entries from `from` on, at most `limit`, for people.
     pub fn page(&self, from: u64, limit: usize) -> Result<Vec<Entry>, String> {
         self.fetch(from, from.saturating_add(limit as u64), 4 * 1024 * 1024)

@@ -6,6 +6,7 @@
 //! - `applier`: applies committed entries to the machine and answers the waiters.
 //! - `transport`, `frames`, `handshake`: one long-lived connection a direction to every peer.
 //! - `identity`, `founding`: who this node is, and how a cluster comes to be.
+//! - `recover`: a new cluster from a survivor's directory, when a quorum is gone for good.
 //! - `roster`: who is who at the moment, as the log made it.
 
 pub mod applier;
@@ -17,6 +18,7 @@ pub mod identity;
 pub mod log;
 pub mod log_end;
 pub mod publish;
+pub mod recover;
 pub mod roster;
 pub mod routes;
 pub mod snapshots;

@@ -128,6 +128,19 @@ mod tests {
     }
 
     #[test]
+    fn leader_is_found_by_id_not_substring() {
+        let roster = Roster::default();
+        let members = vec![founder("node-10"), founder("node-1"), founder("node-11")];
+        let founding = Founding { cluster_id: "c".into(), members, machine_version: 1 };
+        roster.begin(&founding, Known::default(), Vec::new());
+        let id = roster.id_of("node-1").unwrap();
+        assert_eq!(roster.name_of(id).as_deref(), Some("node-1"));
+        assert_eq!(roster.address_of(id).as_deref(), Some("node-1:1"));
+        assert_eq!(roster.id_of("node-"), None);
+        assert_eq!(roster.name_of(id ^ 1), None);
+    }
+
+    #[test]
     fn an_address_is_looked_up_where_it_is_newest() {
         let roster = Roster::default();
         let founding = Founding {

@@ -1,8 +1,10 @@
 //! Gauges of what stands somewhere anyway: read when somebody asks for `/metrics`, never before.
 
 use super::instruments::{counter, counter_f64, gauge, gauge_f64, plain};
+use crate::config::Config;
 use crate::health::Sampler;
 use crate::http::App;
+use crate::members::steward::forgotten;
 use crate::node::{Node, RaftView};
 use crate::store::Store;
 use api::cluster::{PeerStatus, Role};
@@ -19,6 +21,7 @@ pub fn register(app: &App) {
     gauge_f64(meter, &metrics::NODE_UPTIME, move || plain(started_at.elapsed().as_secs_f64()));
     raft(meter, &app.node);
     peers(meter, &app.node);
+    members(meter, &app.node, &app.config);
     machine(meter, &app.node);
     store(meter, &app.node, &app.store);
     process(meter, &app.sampler);
@@ -67,6 +70,20 @@ fn peers(meter: &Meter, node: &Node) {
         let last_index = lag.view().last_index;
         let behind = |peer: &PeerStatus| Some((last_index.saturating_sub(peer.match_index?), label(peer)));
         lag.peers().iter().filter_map(behind).collect()
+    });
+}
+
+fn members(meter: &Meter, node: &Node, config: &Arc<Config>) {
+    let (node, config) = (node.clone(), Arc::clone(config));
+    gauge(meter, &metrics::MEMBERS, move || {
+        let standings = node.member_standings();
+        let voters = standings.iter().filter(|m| m.voter).count();
+        let counts = [
+            ("voter", voters),
+            ("learner", standings.len() - voters),
+            ("forgotten", forgotten(&config, &standings).len()),
+        ];
+        counts.map(|(state, n)| (n as u64, vec![KeyValue::new("state", state)])).to_vec()
     });
 }
 
