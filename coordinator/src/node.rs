@@ -10,10 +10,11 @@ pub use members::MembershipError;
 use crate::command::{Command, Reply};
 use crate::config::Config;
 use crate::machine::Machine;
-use crate::raft::applier::{Applier, ApplierProgress, SnapshotPolicy};
+use crate::raft::applier::{Applier, ApplierProgress};
 use crate::raft::driver::{Driver, Inbox, Input, TICK, inbox};
 use crate::raft::founding::{Founder, IdentityCard, Stage};
 use crate::raft::identity::{Founding, Identity, Member};
+use crate::raft::limits::RaftLimits;
 use crate::raft::log::{RaftLog, WriterProgress};
 use crate::raft::log_end::{self, LogEnd};
 use crate::raft::publish::Publisher;
@@ -22,7 +23,7 @@ use crate::raft::snapshots::{SnapshotName, Snapshots};
 use crate::raft::transport::{Own, Transport, Verdict};
 use crate::replica::{ProposeRefused, Recovered, Replica, ReplicaConfig};
 use crate::store::{Rebuild, Store};
-use crate::telemetry::Telemetry;
+use crate::telemetry::{Telemetry, raft_lines};
 use api::cluster::{Operation, PeerStatus, Progress, Role};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use raft::eraftpb::EntryType;
@@ -139,6 +140,12 @@ impl RaftView {
 /// A log entry as it lies in the log: index, term, kind, data.
 pub type RawEntry = (u64, u64, &'static str, Vec<u8>);
 
+/// Where the config says that members are reached; one that it names without an id is reached
+/// where it told.
+fn configured_addresses(config: &Config) -> Vec<(String, String)> {
+    config.peers.iter().filter_map(|p| p.id.clone().map(|id| (id, p.address()))).collect()
+}
+
 /// A handle on the node's threads. Cheap to clone.
 #[derive(Clone)]
 pub struct Node {
@@ -150,6 +157,7 @@ struct Shared {
     boot_nonce: String,
     founder: Arc<Founder>,
     snapshots: Snapshots,
+    limits: Arc<RaftLimits>,
     founding: RwLock<Option<Founding>>,
     roster: Arc<Roster>,
     machine: Arc<RwLock<Machine>>,
@@ -185,6 +193,7 @@ impl Node {
                 boot_nonce,
                 founder: Founder::new(identity, config),
                 snapshots: Snapshots::new(&config.data_dir),
+                limits: Arc::new(RaftLimits::new(config)),
                 founding: RwLock::new(None),
                 roster: Arc::default(),
                 machine: Arc::new(RwLock::new(Machine::new())),
@@ -230,8 +239,7 @@ impl Node {
             Err(why) => return Err(self.fail(why)),
         };
         let founding = self.shared.founder.found(config).await.map_err(|e| self.fail(e.to_string()))?;
-        let peers = config.peers.iter().filter_map(|p| p.id.clone().map(|id| (id, p.address())));
-        self.shared.roster.begin(&founding, self.shared.founder.known(), peers.collect());
+        self.shared.roster.begin(&founding, self.shared.founder.known(), configured_addresses(config));
         *self.shared.founding.write() = Some(founding.clone());
         self.start_raft(config, &founding, suspect, store, telemetry).map_err(|why| self.fail(why))
     }
@@ -276,7 +284,10 @@ impl Node {
             suspect,
             seed: card.boot_nonce,
         };
-        let replica = Replica::new(replica_config, recovered, log.clone())?;
+        let names: Vec<(u64, String)> =
+            self.shared.roster.talked_to().into_iter().map(|m| (m.raft_id(), m.node_id)).collect();
+        let logger = raft_lines::logger(&names);
+        let replica = Replica::with_logger(replica_config, recovered, log.clone(), &logger)?;
         let (inbox, outbox) = inbox();
         let end = self.shared.end.child_token();
         let transport = Transport::start(
@@ -306,10 +317,7 @@ impl Node {
             machine: self.shared.machine.clone(),
             store: store.clone(),
             snapshots: self.shared.snapshots.clone(),
-            policy: SnapshotPolicy {
-                threshold_entries: config.snapshot_threshold,
-                max_log_entries: config.max_log_size,
-            },
+            limits: self.shared.limits.clone(),
             snapshot_index,
             replay_until,
             inbox: inbox.clone(),
@@ -339,15 +347,13 @@ impl Node {
                 // A store that has to be rebuilt needs no entries: it takes them from the machine.
                 if health.healthy { health.durable_index } else { u64::MAX }
             }),
-            kept_entries: config.snapshot_threshold,
             transport: transport.clone(),
             publisher: Publisher::new(
                 self.shared.view.clone(),
                 transport.clone(),
                 self.shared.roster.clone(),
-                config.log_raft_events,
             ),
-            max_batch_commands: config.max_batch_size,
+            limits: self.shared.limits.clone(),
             telemetry,
             turns: self.shared.turns.clone(),
             raft_id,
@@ -391,6 +397,12 @@ impl Node {
             store.rebuild(begin, effects, Rebuild::Merge);
         }
         Ok(begin)
+    }
+
+    /// Takes what may change while the node runs: limits, and where its peers are reached.
+    pub fn take_config(&self, config: &Config) {
+        self.shared.limits.set(config);
+        self.shared.roster.configure(configured_addresses(config));
     }
 
     /// The snapshot files.

@@ -9,12 +9,12 @@ use super::MemberStanding;
 use super::checks::{self, Promotion};
 use crate::command::Command;
 use crate::config::Config;
+use crate::live::Live;
 use crate::machine::members::{MemberChange, MemberStep};
 use crate::machine::version::rise_due;
 use crate::node::{Node, NodeError};
 use api::cluster::Role;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Between two rounds.
@@ -25,9 +25,9 @@ const FORGOTTEN_AFTER_MS: u64 = 30_000;
 const WARN_AGAIN: Duration = Duration::from_secs(600);
 
 /// Works for as long as the node runs.
-pub fn spawn(node: Node, config: Arc<Config>) -> tokio::task::JoinHandle<()> {
+pub fn spawn(node: Node, live: Live) -> tokio::task::JoinHandle<()> {
     tokio::spawn(async move {
-        let mut steward = Steward { node, config, told: String::new(), warned: BTreeMap::new() };
+        let mut steward = Steward { node, live, told: String::new(), warned: BTreeMap::new() };
         loop {
             tokio::time::sleep(PAUSE).await;
             steward.round().await;
@@ -37,7 +37,7 @@ pub fn spawn(node: Node, config: Arc<Config>) -> tokio::task::JoinHandle<()> {
 
 struct Steward {
     node: Node,
-    config: Arc<Config>,
+    live: Live,
     /// What was said last about a change that is not made.
     told: String,
     /// When a forgotten voter was told last, by node id.
@@ -75,12 +75,13 @@ impl Steward {
         if let Some(member) = members.iter().find(|m| m.moved_to.is_some()) {
             return self.note_address(member).await;
         }
-        let after_ms = self.config.dead_node_cleanup_seconds.saturating_mul(1000);
+        let after_seconds = self.live.config().dead_node_cleanup_seconds;
+        let after_ms = after_seconds.saturating_mul(1000);
         if after_ms > 0
             && let Some(dead) = checks::dead_member(members, after_ms)
         {
             let name = name_of(members, dead);
-            tracing::warn!(node = %name, silent_seconds = self.config.dead_node_cleanup_seconds, "taking a dead member out (dead_node_cleanup_seconds)");
+            tracing::warn!(node = %name, silent_seconds = after_seconds, "taking a dead member out (dead_node_cleanup_seconds)");
             return self.change(vec![MemberStep::Remove(dead)], Vec::new()).await;
         }
         Ok(())
@@ -130,7 +131,7 @@ impl Steward {
     }
 
     fn warn_of_forgotten(&mut self, members: &[MemberStanding]) {
-        for member in forgotten(&self.config, members) {
+        for member in forgotten(&self.live.config(), members) {
             let again = self.warned.get(&member.node_id).is_none_or(|at| at.elapsed() >= WARN_AGAIN);
             if again {
                 tracing::warn!("{}", forgotten_text(member));

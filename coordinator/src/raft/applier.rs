@@ -9,10 +9,11 @@ use crate::machine::Machine;
 use crate::machine::members::{MemberChange, Membership};
 use crate::node::{Applied, NodeError};
 use crate::raft::driver::{Inbox, Input};
+use crate::raft::limits::RaftLimits;
 use crate::raft::snapshots::{SnapshotName, Snapshots};
 use crate::replica::ConfOutcome;
 use crate::store::{Rebuild, Store};
-use crate::telemetry::Telemetry;
+use crate::telemetry::{Telemetry, trail};
 use crossbeam_channel::Receiver;
 use parking_lot::{Mutex, RwLock};
 use raft::eraftpb::{Entry, EntryType};
@@ -32,15 +33,6 @@ pub enum Work {
     Install(SnapshotName),
     /// Take a snapshot now, whatever the policy says: a new member needs one that names it.
     Snapshot,
-}
-
-/// When a snapshot is due.
-#[derive(Debug, Clone, Copy)]
-pub struct SnapshotPolicy {
-    /// Entries since the last one that make a snapshot wished for.
-    pub threshold_entries: u64,
-    /// Entries since the last one at which it is taken in any case.
-    pub max_log_entries: u64,
 }
 
 /// Between two snapshots that are only wished for.
@@ -83,7 +75,7 @@ pub struct Applier {
     /// Where snapshots lie.
     pub snapshots: Snapshots,
     /// When one is due.
-    pub policy: SnapshotPolicy,
+    pub limits: Arc<RaftLimits>,
     /// Index of the newest snapshot.
     pub snapshot_index: u64,
     /// What is at or below this index was counted before the restart.
@@ -142,10 +134,10 @@ impl Applier {
             (machine.applied_index(), machine.applied_term())
         };
         let since = index.saturating_sub(last.index);
-        let wished = since >= self.policy.threshold_entries
+        let wished = since >= self.limits.snapshot_threshold_entries()
             && last.at.elapsed() >= SNAPSHOT_PAUSE
             && last.log_bytes * 4 >= last.state_bytes;
-        let due = wished || since >= self.policy.max_log_entries || (forced && since > 0);
+        let due = wished || since >= self.limits.max_log_entries() || (forced && since > 0);
         if !due || last.writing.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
@@ -177,16 +169,19 @@ impl Applier {
         let machine = self.snapshots.read(name).map_err(|e| e.to_string())?;
         let effects = machine.effects_for_rebuild();
         let members = machine.members().clone();
+        failpoint!("install_before_swap");
         *self.machine.write() = machine;
         (self.members_changed)(&members);
         self.store.rebuild(name.index, effects, Rebuild::Merge);
         self.applied.send_replace(name.index);
+        failpoint!("install_after_swap");
         self.inbox.tell(Input::Applied(name.index));
         tracing::info!(index = name.index, bytes = name.bytes, "installed a snapshot of the leader");
         Ok(())
     }
 
     fn apply(&self, batch: Vec<ToApply>) -> Result<(), String> {
+        failpoint!("apply_before");
         let started = Instant::now();
         let count = batch.len();
         let mut answers = Vec::new();
@@ -218,10 +213,12 @@ impl Applier {
             (self.members_changed)(&members);
         }
         self.applied.send_replace(index);
+        failpoint!("apply_before_answer");
         for (waiter, applied) in answers {
             // Whoever waited may have given up; the command is applied all the same.
             let _ = waiter.send(Ok(applied));
         }
+        failpoint!("apply_after_answer");
         self.inbox.tell(Input::Applied(index));
         Ok(())
     }
@@ -241,6 +238,7 @@ impl Applier {
         machine.finish_entry(index, term, &entry.data);
         if index > self.replay_until {
             self.telemetry.effects(&effects);
+            trail::applied(index, term, &effects);
         }
         self.store.append(index, effects);
         Ok(replies)

@@ -11,10 +11,12 @@
 
 pub mod applier;
 pub mod driver;
+pub mod election_lines;
 pub mod founding;
 mod frames;
 mod handshake;
 pub mod identity;
+pub mod limits;
 pub mod log;
 pub mod log_end;
 pub mod publish;

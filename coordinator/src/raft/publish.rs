@@ -1,6 +1,7 @@
 //! Turns what the replica says into what the rest of the program looks at.
 
 use crate::node::RaftView;
+use crate::raft::election_lines::ElectionLines;
 use crate::raft::roster::Roster;
 use crate::raft::transport::Transport;
 use crate::replica::{Place, Standing};
@@ -19,8 +20,8 @@ pub struct Publisher {
     view: Arc<watch::Sender<RaftView>>,
     transport: Arc<Transport>,
     roster: Arc<Roster>,
-    log_events: bool,
     last_leader: u64,
+    lines: ElectionLines,
     matched: Vec<(u64, u64)>,
 }
 
@@ -30,9 +31,15 @@ impl Publisher {
         view: Arc<watch::Sender<RaftView>>,
         transport: Arc<Transport>,
         roster: Arc<Roster>,
-        log_events: bool,
     ) -> Publisher {
-        Publisher { view, transport, roster, log_events, last_leader: 0, matched: Vec::new() }
+        Publisher {
+            view,
+            transport,
+            roster,
+            last_leader: 0,
+            lines: ElectionLines::default(),
+            matched: Vec::new(),
+        }
     }
 
     /// Publishes a standing; wakes watchers only where role, leader or term changed.
@@ -57,13 +64,7 @@ impl Publisher {
             0 => None,
             id => self.roster.name_of(id),
         };
-        if changed_leader && self.log_events {
-            tracing::info!(
-                leader = leader.as_deref().unwrap_or("none"),
-                term = standing.term,
-                "leader changed"
-            );
-        }
+        self.lines.tell(standing, leader.as_deref());
         self.view.send_if_modified(|view| {
             let detail = match role {
                 Role::Suspect => Some(LOST_END.to_owned()),

@@ -37,6 +37,11 @@ impl Roster {
         inner.told.clear();
     }
 
+    /// This node's config says where members are reached.
+    pub fn configure(&self, addresses: Vec<(String, String)>) {
+        self.inner.write().configured = addresses;
+    }
+
     /// The log changed them.
     pub fn set(&self, membership: &Membership) {
         self.inner.write().membership = membership.clone();

@@ -1,9 +1,9 @@
 //! Gauges of what stands somewhere anyway: read when somebody asks for `/metrics`, never before.
 
 use super::instruments::{counter, counter_f64, gauge, gauge_f64, plain};
-use crate::config::Config;
 use crate::health::Sampler;
 use crate::http::App;
+use crate::live::Live;
 use crate::members::steward::forgotten;
 use crate::node::{Node, RaftView};
 use crate::store::Store;
@@ -19,9 +19,11 @@ pub fn register(app: &App) {
     let started_at = app.started_at;
     gauge(meter, &metrics::BUILD_INFO, || vec![(1, vec![KeyValue::new("version", api::VERSION)])]);
     gauge_f64(meter, &metrics::NODE_UPTIME, move || plain(started_at.elapsed().as_secs_f64()));
+    let logs = app.logs.clone();
+    counter(meter, &metrics::LOG_LINES_LOST, move || plain(logs.lost_lines()));
     raft(meter, &app.node);
     peers(meter, &app.node);
-    members(meter, &app.node, &app.config);
+    members(meter, &app.node, &app.live);
     machine(meter, &app.node);
     store(meter, &app.node, &app.store);
     process(meter, &app.sampler);
@@ -73,15 +75,15 @@ fn peers(meter: &Meter, node: &Node) {
     });
 }
 
-fn members(meter: &Meter, node: &Node, config: &Arc<Config>) {
-    let (node, config) = (node.clone(), Arc::clone(config));
+fn members(meter: &Meter, node: &Node, live: &Live) {
+    let (node, live) = (node.clone(), live.clone());
     gauge(meter, &metrics::MEMBERS, move || {
         let standings = node.member_standings();
         let voters = standings.iter().filter(|m| m.voter).count();
         let counts = [
             ("voter", voters),
             ("learner", standings.len() - voters),
-            ("forgotten", forgotten(&config, &standings).len()),
+            ("forgotten", forgotten(&live.config(), &standings).len()),
         ];
         counts.map(|(state, n)| (n as u64, vec![KeyValue::new("state", state)])).to_vec()
     });
