@@ -303,10 +303,7 @@ impl Node {
             Duration::from_secs(config.connection_timeout),
             self.shared.snapshots.clone(),
             end.clone(),
-            Box::new({
-                let node = self.clone();
-                move |verdict, why| node.hear_verdict(verdict, why)
-            }),
+            Arc::new(self.clone()),
         );
         self.members_changed(&self.shared.machine.read().members().clone(), &transport, raft_id);
         let start = |e: std::io::Error| format!("a thread can't be started: {e}");

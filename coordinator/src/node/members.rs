@@ -7,7 +7,7 @@ use crate::machine::version::{MACHINE_VERSION, MEMBERS_SINCE};
 use crate::members::MemberStanding;
 use crate::raft::driver::Input;
 use crate::raft::identity::{Founding, Known, Member};
-use crate::raft::transport::{PeerHealth, Transport};
+use crate::raft::transport::{Listener, PeerHealth, Transport, Verdict};
 use api::cluster::Role;
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -193,10 +193,24 @@ impl Node {
         }
         if members.removed.iter().any(|r| r.raft_id == own) && !members.records.contains_key(&own) {
             self.hear_verdict(
-                crate::raft::transport::Verdict::Removed,
+                Verdict::Removed,
                 "the log says that this node was removed from the cluster".into(),
             );
         }
+    }
+}
+
+impl Listener for Node {
+    fn verdict(&self, verdict: Verdict, why: String) {
+        self.hear_verdict(verdict, why);
+    }
+
+    fn boot(&self, raft_id: u64, boot_counter: u64) {
+        self.shared.founder.note_boot(raft_id, boot_counter);
+    }
+
+    fn boot_before(&self, raft_id: u64) -> Option<u64> {
+        self.shared.founder.boot_of(raft_id)
     }
 }
 

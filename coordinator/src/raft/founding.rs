@@ -133,6 +133,18 @@ impl Founder {
         }
     }
 
+    /// The highest start number seen of a peer.
+    pub fn boot_of(&self, raft_id: u64) -> Option<u64> {
+        self.identity.lock().boot_of(raft_id)
+    }
+
+    /// Notes a peer's start number, so that an older copy of it is known as such later on.
+    pub fn note_boot(&self, raft_id: u64, boot_counter: u64) {
+        if let Err(error) = self.identity.lock().note_boot(raft_id, boot_counter) {
+            tracing::warn!(%error, "a peer's start number could not be noted");
+        }
+    }
+
     /// Why the node does not serve yet.
     pub fn waiting(&self) -> Waiting {
         self.detail.lock().clone()

@@ -86,6 +86,8 @@ pub(super) struct PeerState {
     /// The newest boot that shook hands with us, and when it was heard last.
     pub(super) boot: Option<(u64, u64)>,
     pub(super) boot_heard: Option<Instant>,
+    /// The highest start number that was seen of it before this process began.
+    pub(super) boot_before: Option<u64>,
     pub(super) match_index: Option<u64>,
     pub(super) machine_version: Option<u32>,
 }
@@ -95,6 +97,11 @@ impl PeerState {
     /// ends before what it has acknowledged.
     pub(super) fn meet(&mut self, hello: &Handshake) -> Result<(), Refusal> {
         let boot = (hello.boot_counter, hello.boot_nonce);
+        if let (Some(least), None) = (self.boot_before, self.boot)
+            && boot.0 < least
+        {
+            return Err(older_copy(hello, least));
+        }
         if let Some(known) = self.boot
             && known != boot
         {
@@ -107,13 +114,7 @@ impl PeerState {
                 .into());
             }
             if boot.0 <= known.0 {
-                return Err(Refusal {
-                    why: format!(
-                        "node {} was seen at its start number {}, and this process is number {}: its data directory is an older copy of the one it had",
-                        hello.node_id, known.0, boot.0
-                    ),
-                    verdict: Some(Verdict::RolledBack),
-                });
+                return Err(older_copy(hello, known.0));
             }
         }
         if let (Some(acknowledged), Some(last)) = (self.match_index, hello.last_index)
@@ -135,6 +136,16 @@ impl PeerState {
         }
         self.machine_version = Some(hello.machine_version);
         Ok(())
+    }
+}
+
+fn older_copy(hello: &Handshake, seen: u64) -> Refusal {
+    Refusal {
+        why: format!(
+            "node {} was seen at its start number {seen}, and this process is number {}: its data directory is an older copy of the one it had",
+            hello.node_id, hello.boot_counter
+        ),
+        verdict: Some(Verdict::RolledBack),
     }
 }
 
@@ -172,6 +183,13 @@ mod tests {
         state.boot_heard = None;
         assert_eq!(verdict(&mut state, &hello(1, 30, 5)), Err(Some(Verdict::RolledBack)), "an older copy");
         assert_eq!(verdict(&mut state, &hello(2, 30, 5)), Err(Some(Verdict::RolledBack)));
+    }
+
+    #[test]
+    fn an_older_copy_is_known_after_a_restart_of_this_node() {
+        let mut state = PeerState { boot_before: Some(5), ..PeerState::default() };
+        assert_eq!(verdict(&mut state, &hello(4, 1, 9)), Err(Some(Verdict::RolledBack)));
+        assert_eq!(verdict(&mut state, &hello(5, 2, 9)), Ok(()), "it ran all the time");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::DataError;
 use crate::machine::members::{MemberRecord, Membership};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -98,6 +99,9 @@ struct Stored {
     /// The members as they were seen last.
     #[serde(default)]
     known: Known,
+    /// The highest start number seen of each peer, by Raft id.
+    #[serde(default)]
+    boots: BTreeMap<u64, u64>,
     /// The cluster an earlier incarnation was in: this one joins it and founds no other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     rejoins: Option<String>,
@@ -150,6 +154,7 @@ impl Identity {
                     founding: None,
                     founded: false,
                     known: Known::default(),
+                    boots: BTreeMap::new(),
                     rejoins: None,
                     renewing: None,
                 }
@@ -287,6 +292,8 @@ impl Identity {
                 let moved = std::fs::rename(stage.join(name), self.folder.join(name));
                 moved.map_err(|source| DataError::Directory { path: stage.clone(), source })?;
             }
+            // Empty by now; a folder that stays does no harm.
+            let _ = std::fs::remove_dir(&stage);
             self.stored.renewing = None;
             self.save()?;
         }
@@ -303,7 +310,24 @@ impl Identity {
         if self.stored.known == known {
             return Ok(());
         }
+        // What was seen of those that are gone is of no use; their Raft ids never come back.
+        self.stored.boots.retain(|id, _| known.members.iter().any(|m| m.raft_id() == *id));
         self.stored.known = known;
+        self.save()
+    }
+
+    /// The highest start number seen of a peer, also before this process began.
+    pub fn boot_of(&self, raft_id: u64) -> Option<u64> {
+        self.stored.boots.get(&raft_id).copied()
+    }
+
+    /// Durably notes a peer's start number.
+    pub fn note_boot(&mut self, raft_id: u64, boot_counter: u64) -> Result<(), DataError> {
+        let seen = self.stored.boots.entry(raft_id).or_default();
+        if *seen >= boot_counter {
+            return Ok(());
+        }
+        *seen = boot_counter;
         self.save()
     }
 

@@ -105,6 +105,16 @@ struct Peer {
     end: CancellationToken,
 }
 
+/// Who is told what handshakes say.
+pub trait Listener: Send + Sync {
+    /// A peer refused this node for good.
+    fn verdict(&self, verdict: Verdict, why: String);
+    /// A process of this peer was met; to be noted durably.
+    fn boot(&self, raft_id: u64, boot_counter: u64);
+    /// The highest start number that was noted of a peer.
+    fn boot_before(&self, raft_id: u64) -> Option<u64>;
+}
+
 /// The connections to all peers.
 pub struct Transport {
     own: Own,
@@ -112,8 +122,8 @@ pub struct Transport {
     peers: RwLock<HashMap<u64, Arc<Peer>>>,
     /// Where the connections' tasks run; members may change on any thread.
     runtime: tokio::runtime::Handle,
-    /// Told what a peer's refusal means for this node.
-    verdict: Box<dyn Fn(Verdict, String) + Send + Sync>,
+    /// Told what handshakes say.
+    listener: Arc<dyn Listener>,
     inbox: Inbox,
     pulse: RwLock<Pulse>,
     telemetry: Telemetry,
@@ -137,14 +147,14 @@ impl Transport {
         connect_timeout: Duration,
         snapshots: Snapshots,
         end: CancellationToken,
-        verdict: Box<dyn Fn(Verdict, String) + Send + Sync>,
+        listener: Arc<dyn Listener>,
     ) -> Arc<Transport> {
         let transport = Arc::new(Transport {
             own,
             roster,
             peers: RwLock::default(),
             runtime: tokio::runtime::Handle::current(),
-            verdict,
+            listener,
             inbox,
             pulse: RwLock::default(),
             telemetry,
@@ -182,7 +192,9 @@ impl Transport {
             peers.entry(raft_id).or_insert_with(|| {
                 let (queue, receiver) = mpsc::channel(QUEUE);
                 let (since, end) = (Instant::now(), self.end.child_token());
-                let peer = Arc::new(Peer { raft_id, member, queue, state: Mutex::default(), since, end });
+                let state =
+                    PeerState { boot_before: self.listener.boot_before(raft_id), ..PeerState::default() };
+                let peer = Arc::new(Peer { raft_id, member, queue, state: Mutex::new(state), since, end });
                 self.runtime.spawn(self.clone().keep_connected(peer.clone(), receiver));
                 peer
             });
@@ -320,6 +332,9 @@ impl Transport {
             });
         };
         peer.state.lock().meet(&hello)?;
+        let (listener, counter) = (Arc::clone(&self.listener), hello.boot_counter);
+        // Where it is news, it syncs a file.
+        self.runtime.spawn_blocking(move || listener.boot(raft_id, counter));
         if !hello.address.is_empty() {
             self.roster.told(raft_id, &hello.address);
         }
@@ -514,7 +529,7 @@ impl Transport {
             let why = serde_json::from_slice::<api::Problem>(&body)
                 .map_or_else(|_| status.to_string(), |p| p.detail);
             if let Some(verdict) = verdict {
-                (self.verdict)(verdict, format!("{} says: {why}", peer.member.node_id));
+                self.listener.verdict(verdict, format!("{} says: {why}", peer.member.node_id));
             }
             return Err(std::io::Error::other(format!("refused: {why}")));
         }
