@@ -75,7 +75,6 @@ impl Writer {
                 let hurry = backlog.urgent > 0
                     || backlog.closing
                     || flush
-                    || backlog.effects == 0
                     || backlog.effects >= BATCH_EFFECTS;
                 if hurry || Instant::now() >= due {
                     let entries = take_batch(&mut backlog);
