@@ -35,11 +35,8 @@ pub struct Followed {
 impl Followed {
     /// Begins with a request. Reads change nothing and get no id, unless they bring one.
     pub fn begin(request: &Request) -> Option<Followed> {
-        let given = request
-            .headers()
-            .get(&REQUEST_ID)
-            .and_then(|value| value.to_str().ok())
-            .filter(|id| fits(id));
+        let given =
+            request.headers().get(&REQUEST_ID).and_then(|value| value.to_str().ok()).filter(|id| fits(id));
         let id = match given {
             Some(id) => id.into(),
             None if request.method() == Method::GET => return None,

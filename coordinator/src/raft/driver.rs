@@ -318,7 +318,7 @@ impl<O: OlderEntries> Driver<O> {
     /// one: an entry costs every node a turn, a write and a message, whatever is in it. The end of
     /// the write is the next input, so nothing waits longer than one sync.
     fn may_grow(&self, waiting: &Waiting) -> bool {
-        waiting.fresh.len() < self.max_batch_commands
+        waiting.fresh.len() < self.limits.batch_commands()
             && self.replica.appends_in_flight() >= APPENDS_IN_FLIGHT
             && waiting.fresh.iter().map(|p| p.command.len()).sum::<usize>() < ENTRY_BYTES
     }
