@@ -89,6 +89,11 @@ impl Writers {
         moments
     }
 
+    /// Counts what was acknowledged, for whoever watches from elsewhere.
+    pub fn counter(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.acknowledged)
+    }
+
     /// Lets the writers finish what they are at, and gives what they were told.
     pub async fn finish(self) -> Told {
         self.stop.store(true, Ordering::Relaxed);

@@ -12,9 +12,10 @@ use crate::node::{SimNode, log_term};
 use crate::world::{STEP_MS, World};
 use coordinator::command::{Batch, Command, Reply, Stamp};
 use coordinator::machine::Machine;
+use coordinator::machine::members::{MemberChange, Membership};
 use coordinator::replica::{Committed, Turn};
 use raft::StateRole;
-use raft::eraftpb::Entry;
+use raft::eraftpb::{Entry, EntryType};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The fastest that a clock of this world runs, per mille of true time.
@@ -34,6 +35,9 @@ pub struct Truth {
     /// Acknowledged tasks with the index of each.
     pub acknowledged: BTreeMap<String, u64>,
     pub highest_acknowledged: u64,
+    /// The newest members that any node has applied, and every number that was ever one.
+    pub members: Membership,
+    pub members_seen: BTreeSet<u64>,
     leases: Leases,
 }
 
@@ -71,6 +75,18 @@ impl Truth {
                 }
                 known.1 = known.1.or(before);
             }
+        }
+    }
+
+    pub fn highest_committed(&self) -> u64 {
+        self.committed.last_key_value().map_or(0, |(index, _)| *index)
+    }
+
+    /// The members as a node has them now.
+    pub fn see_members(&mut self, members: &Membership) {
+        self.members_seen.extend(members.all());
+        if members.changed_index >= self.members.changed_index {
+            self.members = members.clone();
         }
     }
 
@@ -131,13 +147,20 @@ impl World {
     /// Applies an entry as the node's applier does.
     pub fn apply_entry(&mut self, at: usize, committed: Committed) {
         let id = self.nodes[at].id;
-        let Committed { entry, tag, .. } = committed;
+        let Committed { entry, tag, conf } = committed;
         self.truth.commit(&entry);
         let Some(running) = &mut self.nodes[at].running else { return };
         let machine = &mut running.machine;
         let mut replies = Vec::new();
         let mut commands = Vec::new();
-        if !entry.data.is_empty() {
+        if entry.get_entry_type() != EntryType::EntryNormal {
+            let change = MemberChange::decode(&entry.data).expect("a change of ours");
+            let outcome = conf.expect("Raft says what a change made of its sets");
+            if outcome.refused.is_none() {
+                replies.push(machine.change_members(entry.index, &change, &outcome.state, &mut Vec::new()));
+                self.truth.see_members(machine.members());
+            }
+        } else if !entry.data.is_empty() {
             let batch = Batch::decode(&entry.data).expect("an entry of ours");
             assert!(
                 batch.stamp.log_ms >= machine.log_ms(),

@@ -10,6 +10,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 /// Tokens that workers remember, stale ones among them.
 const REMEMBERED_TOKENS: usize = 40;
 const WORKERS: u64 = 4;
+/// Tags of changes of the membership begin here; nobody waits for them.
+pub const CHANGE_TAGS: Tag = 1 << 40;
 
 /// A read that waits: every write acknowledged before it was asked must be in its answer.
 struct Read {

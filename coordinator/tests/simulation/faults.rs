@@ -98,6 +98,7 @@ pub struct Plan {
     pub full_disks: bool,
     pub clocks: bool,
     pub transfers: bool,
+    pub members: bool,
 }
 
 impl Plan {
@@ -116,6 +117,7 @@ impl Plan {
             full_disks: on(300),
             clocks: on(500),
             transfers: on(400),
+            members: on(400),
         }
     }
 }
@@ -144,6 +146,9 @@ impl World {
                 let torn = self.random.chance(700);
                 self.crash(at, End::Power { kept, torn });
             }
+        }
+        if plan.members && self.random.chance(4) {
+            self.lose_disk(at);
         }
         self.disturb_network();
         self.disturb_node(at);

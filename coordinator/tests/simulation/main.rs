@@ -8,6 +8,7 @@ mod checks;
 mod clients;
 mod disk;
 mod faults;
+mod members;
 mod mutations;
 mod network;
 mod node;

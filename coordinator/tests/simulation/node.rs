@@ -7,6 +7,7 @@
 
 use crate::disk::{End, Record, SharedDisk};
 use crate::faults::Boundary;
+use crate::members::{founders, voters};
 use crate::mutations::Mutation;
 use crate::network::{Payload, Pulse};
 use crate::world::{STEP_MS, World};
@@ -28,7 +29,17 @@ pub enum Input {
     Durable { number: u64, send: Vec<Message> },
     Applied(u64),
     Installed(u64, u64),
-    SnapshotWritten { index: u64, term: u64, file: String },
+    SnapshotWritten(Taken, String),
+}
+
+/// A snapshot of the machine: where it stands, and who its members were.
+pub struct Taken {
+    index: u64,
+    term: u64,
+    conf: ConfState,
+    bytes: Vec<u8>,
+    /// Half of the file is written.
+    half: bool,
 }
 
 /// What the applier is given, in order.
@@ -48,8 +59,10 @@ pub struct Running {
     pub work: VecDeque<Work>,
     /// A snapshot that replaces the machine once the write of this number is durable.
     install: Option<(u64, String)>,
-    /// The snapshot thread's work, and whether half of the file is written.
-    snapshot: Option<(u64, u64, Vec<u8>, bool)>,
+    /// The snapshot thread's work.
+    snapshot: Option<Taken>,
+    /// A new member needs a snapshot that names it.
+    snapshot_wanted: bool,
     snapshot_index: u64,
     /// A peer's snapshot under way: the message, and when its file is here.
     fetching: Option<(Message, u64)>,
@@ -126,7 +139,7 @@ impl Running {
 impl World {
     /// Starts a node on what its disk holds.
     pub fn start(&mut self, at: usize) {
-        let voters: Vec<u64> = self.nodes.iter().map(|n| n.id).collect();
+        let founders = founders(&self.founders);
         let (seed, origin) = (self.random.next(), self.random.below(1_000_000));
         let node = &mut self.nodes[at];
         node.boots += 1;
@@ -137,7 +150,7 @@ impl World {
         let disk = node.disk.0.borrow();
         let recovered = Recovered {
             hard_state: disk.synced.hard_state.clone(),
-            conf_state: ConfState { voters, ..Default::default() },
+            conf_state: founders.conf_state(),
             truncated: disk.synced.truncated,
             last: disk.synced.last(),
             snapshot: disk.synced.snapshot.clone(),
@@ -149,7 +162,11 @@ impl World {
                     bytes.unwrap_or_else(|| panic!("node {}: named file {file} is not there", node.id));
                 Machine::decode_snapshot(bytes).expect("a sound snapshot")
             }
-            None => Machine::new(),
+            None => {
+                let mut machine = Machine::new();
+                machine.found(founders, 1);
+                machine
+            }
         };
         drop(disk);
         let config = ReplicaConfig {
@@ -182,6 +199,7 @@ impl World {
             work: VecDeque::new(),
             install: None,
             snapshot: None,
+            snapshot_wanted: false,
             fetching: None,
             reads_ready: Vec::new(),
             ends: BTreeMap::new(),
@@ -196,6 +214,8 @@ impl World {
         let others_sound = self.nodes.iter().all(|n| !n.suspect());
         let forget = self.mutation == Mutation::ForgottenTruncation;
         let Some(running) = self.nodes[at].running.take() else { return };
+        // A node that lost its disk counts as damaged until it votes again.
+        let others_sound = others_sound && self.members_settled();
         let damage = self.plan.damage && others_sound && self.random.chance(250);
         let amnesia = self.mutation == Mutation::AmnesiacVoter && self.random.chance(300);
         let down = 3 + self.random.below(80);
@@ -322,11 +342,11 @@ impl World {
                 running.told_applied = index;
                 self.answer_reads(at);
             }
-            Input::SnapshotWritten { index, term, file } => {
+            Input::SnapshotWritten(Taken { index, term, conf, .. }, file) => {
                 let mut snapshot = Snapshot { data: file.into_bytes().into(), ..Default::default() };
                 let metadata = snapshot.mut_metadata();
                 (metadata.index, metadata.term) = (index, term);
-                metadata.set_conf_state(running.replica.conf_state());
+                metadata.set_conf_state(conf);
                 let kept = index.saturating_sub(self.random.below(12));
                 if let Some(write) = running.replica.on_snapshot(snapshot, kept) {
                     running.writes.push_back(write);
@@ -337,7 +357,6 @@ impl World {
     }
 
     fn compare_ends(&mut self, at: usize) {
-        let ids: Vec<u64> = self.nodes.iter().map(|n| n.id).collect();
         let own_id = self.nodes[at].id;
         let Some(running) = &mut self.nodes[at].running else { return };
         let standing = running.replica.standing();
@@ -345,7 +364,8 @@ impl World {
             return;
         }
         let mut best = running.replica.log_end();
-        for id in ids.iter().filter(|id| **id != own_id) {
+        let sets = running.replica.conf_state();
+        for id in voters(&sets).iter().filter(|id| **id != own_id) {
             let Some(pulse) = running.ends.get(id) else { return };
             if pulse.leads || pulse.knows_leader {
                 return;
@@ -368,6 +388,8 @@ impl World {
         running.work.extend(turn.apply.into_iter().map(Work::Apply));
         let ready = turn.reads.into_iter();
         running.reads_ready.extend(ready.flat_map(|(index, tags)| tags.into_iter().map(move |t| (index, t))));
+        running.snapshot_wanted |= turn.wants_snapshot;
+        turn.refused.iter().for_each(|tag| self.clients.unknown(id, *tag));
         turn.unknown.iter().for_each(|tag| self.clients.unknown(id, *tag));
         turn.expired_reads.iter().for_each(|tag| self.clients.expired(id, *tag));
         self.send(at, turn.send);
@@ -529,29 +551,36 @@ impl World {
     fn snapshot(&mut self, at: usize) {
         let (due, goes_on) = (self.random.chance(15) && !self.quiet, self.random.chance(300));
         let Some(running) = &mut self.nodes[at].running else { return };
-        let Some((index, term, bytes, half)) = running.snapshot.take() else {
+        let Some(mut taken) = running.snapshot.take() else {
             let index = running.machine.applied_index();
-            if due && index > running.snapshot_index {
+            if (due || running.snapshot_wanted) && index > running.snapshot_index {
+                running.snapshot_wanted = false;
                 running.snapshot_index = index;
-                let bytes = running.machine.encode_snapshot();
-                running.snapshot = Some((index, running.machine.applied_term(), bytes, false));
+                running.snapshot = Some(Taken {
+                    index,
+                    term: running.machine.applied_term(),
+                    conf: running.machine.members().conf_state(),
+                    bytes: running.machine.encode_snapshot(),
+                    half: false,
+                });
             }
             return;
         };
-        if !goes_on || !half {
-            running.snapshot = Some((index, term, bytes, half || goes_on));
+        if !goes_on || !taken.half {
+            taken.half |= goes_on;
+            running.snapshot = Some(taken);
             if goes_on {
                 self.reached(at, Boundary::SnapshotHalf);
             }
             return;
         }
-        let file = format!("{index}-{term}");
+        let (file, bytes) = (format!("{}-{}", taken.index, taken.term), std::mem::take(&mut taken.bytes));
         self.nodes[at].disk.0.borrow_mut().files.insert(file.clone(), bytes);
         if self.reached(at, Boundary::SnapshotFile) {
             return;
         }
         if let Some(running) = &mut self.nodes[at].running {
-            running.inbox.push_back(Input::SnapshotWritten { index, term, file });
+            running.inbox.push_back(Input::SnapshotWritten(taken, file));
         }
     }
 

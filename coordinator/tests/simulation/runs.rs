@@ -11,7 +11,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What many seeds together must have injected, beside a crash at every boundary.
-const KINDS: [&str; 26] = [
+const KINDS: [&str; 31] = [
     "crash: anywhere",
     "power loss everywhere",
     "unsynced record lost",
@@ -35,6 +35,11 @@ const KINDS: [&str; 26] = [
     "clock rate changed",
     "clock stepped by an hour",
     "leadership handed over",
+    "member added as a learner",
+    "learner given a vote",
+    "member removed",
+    "voter replaced in one step",
+    "disk lost for good",
     "log compacted",
     "snapshot installed",
     "snapshot could not be fetched",

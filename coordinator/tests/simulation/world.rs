@@ -5,6 +5,7 @@
 use crate::checks::Truth;
 use crate::clients::Clients;
 use crate::faults::{Faults, Plan};
+use crate::members::founders;
 use crate::mutations::Mutation;
 use crate::network::{Network, Payload, Unruly};
 use crate::node::{Input, SimNode};
@@ -22,6 +23,8 @@ const SETTLE_STEPS: u64 = 4_000;
 
 pub struct World {
     pub mutation: Mutation,
+    /// Who founded the cluster.
+    pub founders: Vec<u64>,
     pub random: Random,
     pub plan: Plan,
     pub now: u64,
@@ -64,6 +67,7 @@ impl World {
         let plan = Plan::draw(&mut random);
         let mut world = World {
             mutation,
+            founders: (1..=size).collect(),
             plan,
             now: 0,
             nodes: (1..=size).map(SimNode::new).collect(),
@@ -77,6 +81,7 @@ impl World {
             random,
         };
         world.trace.tell(0, || format!("{size} nodes, {plan:?}"));
+        world.truth.see_members(&founders(&world.founders));
         (0..world.nodes.len()).for_each(|at| world.start(at));
         world
     }
@@ -84,7 +89,9 @@ impl World {
     fn step(&mut self) {
         self.now += 1;
         self.misfortune();
+        self.retire_removed();
         self.deliver();
+        self.steward();
         for at in 0..self.nodes.len() {
             self.step_node(at);
         }
@@ -159,6 +166,9 @@ impl World {
 
     /// What still keeps the nodes from standing together.
     fn apart(&self) -> Option<String> {
+        if !self.members_settled() {
+            return Some(format!("the members are {:?}", self.truth.members));
+        }
         let mut first = None;
         for node in &self.nodes {
             let Some(running) = &node.running else { return Some(format!("node {} is down", node.id)) };
