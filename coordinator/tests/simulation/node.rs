@@ -150,7 +150,10 @@ impl World {
         let disk = node.disk.0.borrow();
         let recovered = Recovered {
             hard_state: disk.synced.hard_state.clone(),
-            conf_state: founders.conf_state(),
+            conf_state: match &disk.synced.snapshot {
+                Some(snapshot) => snapshot.get_metadata().get_conf_state().clone(),
+                None => founders.conf_state(),
+            },
             truncated: disk.synced.truncated,
             last: disk.synced.last(),
             snapshot: disk.synced.snapshot.clone(),
@@ -211,11 +214,16 @@ impl World {
 
     /// The process at `at` ends.
     pub fn crash(&mut self, at: usize, end: End) {
-        let others_sound = self.nodes.iter().all(|n| !n.suspect());
+        // A node that lost its disk counts as damaged until it votes again: nobody else's log may
+        // lose its end meanwhile, since a suspect waits for what every voter has.
+        let settled = self.members_settled();
+        let others_sound = settled && self.nodes.iter().all(|n| !n.suspect());
+        let end = match end {
+            End::Power { kept, .. } if !settled => End::Power { kept, torn: false },
+            end => end,
+        };
         let forget = self.mutation == Mutation::ForgottenTruncation;
         let Some(running) = self.nodes[at].running.take() else { return };
-        // A node that lost its disk counts as damaged until it votes again.
-        let others_sound = others_sound && self.members_settled();
         let damage = self.plan.damage && others_sound && self.random.chance(250);
         let amnesia = self.mutation == Mutation::AmnesiacVoter && self.random.chance(300);
         let down = 3 + self.random.below(80);
