@@ -37,7 +37,9 @@ impl Etcd {
     /// The version of the etcd on this machine; an error says how to get one.
     pub fn version() -> Result<String, Error> {
         let output = std::process::Command::new(PROGRAM).arg("--version").output().map_err(|e| {
-            Error::Setting(format!("--peers needs etcd, which can't be run ({e}); apt-get install etcd-server"))
+            Error::Setting(format!(
+                "--peers needs etcd, which can't be run ({e}); apt-get install etcd-server"
+            ))
         })?;
         let text = String::from_utf8_lossy(&output.stdout);
         Ok(text.lines().next().unwrap_or("etcd, version unknown").to_owned())
@@ -74,7 +76,8 @@ impl Etcd {
             .flat_map(|(key, value)| [key.to_owned(), value])
             .collect();
             let log = folder.path().join(format!("{name}.log"));
-            let started = Started::spawn(&name, &PathBuf::from(PROGRAM), &arguments, &log, Lifetime::WithParent)?;
+            let started =
+                Started::spawn(&name, &PathBuf::from(PROGRAM), &arguments, &log, Lifetime::WithParent)?;
             nodes.push(started);
         }
         let addresses = client.iter().map(|port| format!("127.0.0.1:{port}")).collect();

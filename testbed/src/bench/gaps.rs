@@ -57,7 +57,11 @@ pub async fn measure(arguments: &Arguments, findings: &mut Findings) -> Result<(
                 let (gap, failures) = one(&mut cluster, way).await?;
                 gaps_ms.push(gap.as_secs_f64() * 1e3);
                 failed += failures;
-                println!("{size} nodes, {}, trial {trial}: no write for {:.0} ms", way.name(), gaps_ms[trial - 1]);
+                println!(
+                    "{size} nodes, {}, trial {trial}: no write for {:.0} ms",
+                    way.name(),
+                    gaps_ms[trial - 1]
+                );
             }
             let name = format!("write gap, {size} nodes, {}", way.name());
             findings.figures.push(Figure::of(HOLDFAST, &name, "ms", &gaps_ms));
@@ -99,7 +103,9 @@ async fn hand_over(leader: &str) -> Result<(), Error> {
     let mut connection = Connection::open(leader).await?;
     match connection.post("/api/cluster/transfer", "{}").await? {
         200..300 => Ok(()),
-        status => Err(Error::Http { address: leader.into(), why: format!("{status}: {}", connection.excerpt()) }),
+        status => {
+            Err(Error::Http { address: leader.into(), why: format!("{status}: {}", connection.excerpt()) })
+        }
     }
 }
 
@@ -154,8 +160,10 @@ fn longest_gap(
         }
         last = *at;
     }
-    let over = now.saturating_duration_since(ended) > recovered && now.saturating_duration_since(last) < recovered;
-    (longest > Duration::ZERO && over && now.saturating_duration_since(from) > 2 * recovered).then_some(longest)
+    let over =
+        now.saturating_duration_since(ended) > recovered && now.saturating_duration_since(last) < recovered;
+    (longest > Duration::ZERO && over && now.saturating_duration_since(from) > 2 * recovered)
+        .then_some(longest)
 }
 
 async fn write(

@@ -102,7 +102,8 @@ async fn snapshot(cluster: &Cluster, arguments: &Arguments) -> Result<(Vec<Figur
     let leader = cluster.place(cluster.leader(LEADER_LIMIT).await?).address();
     let request = [Request::post(&leader, "/api/tasks", &body())];
     let calm = raw::load(&request, 201, WRITERS, arguments.duration()).await?;
-    let mut figures = vec![Figure::of(HOLDFAST, "p99 of 16 writers, calm", "ms", &[calm.percentile_ms(0.99)])];
+    let mut figures =
+        vec![Figure::of(HOLDFAST, "p99 of 16 writers, calm", "ms", &[calm.percentile_ms(0.99)])];
     let mut written = calm.acknowledged;
     let taking = tokio::spawn({
         let leader = leader.clone();
@@ -139,7 +140,8 @@ async fn restart(cluster: &mut Cluster) -> Result<Vec<f64>, Error> {
         let began = Instant::now();
         cluster.start_node(follower)?;
         let (http, url) = (wait::http(), cluster.place(follower).url("/api/tasks?limit=1"));
-        wait::until("a linearizable read of a restarted node", BACK_LIMIT, || wait::answers(&http, &url)).await?;
+        wait::until("a linearizable read of a restarted node", BACK_LIMIT, || wait::answers(&http, &url))
+            .await?;
         seconds.push(began.elapsed().as_secs_f64());
         println!("restarted in {:.2} s", began.elapsed().as_secs_f64());
         cluster.wait_all_ready(BACK_LIMIT).await?;

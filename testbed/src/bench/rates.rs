@@ -70,11 +70,7 @@ impl Shot {
 }
 
 /// Measures in turns. Gives the tasks that were acknowledged.
-async fn in_turns(
-    shots: &[Shot],
-    arguments: &Arguments,
-    series: &mut Vec<Series>,
-) -> Result<u64, Error> {
+async fn in_turns(shots: &[Shot], arguments: &Arguments, series: &mut Vec<Series>) -> Result<u64, Error> {
     let mut runs: Vec<Vec<Run>> = shots.iter().map(|_| Vec::new()).collect();
     let mut acknowledged = 0;
     for round in 1..=arguments.runs {
@@ -123,7 +119,13 @@ pub async fn measure(arguments: &Arguments, findings: &mut Findings) -> Result<(
         let shots: Vec<Shot> = [1, 16]
             .map(|clients| Shot {
                 weight: BATCH_TASKS,
-                ..Shot::new(HOLDFAST, format!("write, batches of {BATCH_TASKS}"), clients, &own, load(&leader))
+                ..Shot::new(
+                    HOLDFAST,
+                    format!("write, batches of {BATCH_TASKS}"),
+                    clients,
+                    &own,
+                    load(&leader),
+                )
             })
             .into();
         acknowledged += in_turns(&shots, arguments, &mut findings.series).await?;
@@ -174,7 +176,13 @@ fn reads(
     let one = [leader.to_owned()];
     let local = path("?consistency=local");
     let mut shots = vec![
-        Shot::new(HTTP_LIMIT, "read", clients, &[limit.pid()], Load::get(&[limit.address.clone()], &path(""))),
+        Shot::new(
+            HTTP_LIMIT,
+            "read",
+            clients,
+            &[limit.pid()],
+            Load::get(&[limit.address.clone()], &path("")),
+        ),
         Shot::new(HOLDFAST, "read, local", clients, &own, Load::get(&all, &local)),
         Shot::new(HOLDFAST, "read, linearizable", clients, &own, Load::get(&all, &path(""))),
         Shot::new(HOLDFAST, "read, linearizable, leader only", clients, &own, Load::get(&one, &path(""))),
@@ -213,9 +221,21 @@ pub async fn by_nodes(arguments: &Arguments, findings: &mut Findings) -> Result<
         let path = format!("/api/tasks/{id}");
         let local = format!("{path}?consistency=local");
         let shots = [
-            Shot::new(HOLDFAST, name("write"), clients, &own, Load::post(&leader, "/api/tasks", &body(), 201)),
+            Shot::new(
+                HOLDFAST,
+                name("write"),
+                clients,
+                &own,
+                Load::post(&leader, "/api/tasks", &body(), 201),
+            ),
             Shot::new(HOLDFAST, name("read, local"), clients, &own, Load::get(&cluster.addresses(), &local)),
-            Shot::new(HOLDFAST, name("read, linearizable"), clients, &own, Load::get(&cluster.addresses(), &path)),
+            Shot::new(
+                HOLDFAST,
+                name("read, linearizable"),
+                clients,
+                &own,
+                Load::get(&cluster.addresses(), &path),
+            ),
         ];
         let acknowledged = in_turns(&shots, arguments, &mut findings.series).await? + made;
         findings.count(&cluster, acknowledged).await?;

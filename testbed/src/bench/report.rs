@@ -231,9 +231,7 @@ impl Report {
         let ratio = |own: &Series, subject: &str, all: &[Series]| {
             let kind = own.case.split(',').next().unwrap_or_default();
             let other = all.iter().find(|o| {
-                o.subject == subject
-                    && o.clients == own.clients
-                    && (o.case == own.case || o.case == kind)
+                o.subject == subject && o.clients == own.clients && (o.case == own.case || o.case == kind)
             })?;
             (own.subject != other.subject).then(|| own.ratio_to(other))
         };
@@ -290,8 +288,17 @@ impl Report {
         let mut table = Table::new();
         table.load_style(presets::ASCII_MARKDOWN);
         table.set_header([
-            "what", "of", "clients", "a second", "(min to max)", "p50 ms", "p99 ms", "CPU us", "+ generator",
-            "x HTTP limit", "x etcd",
+            "what",
+            "of",
+            "clients",
+            "a second",
+            "(min to max)",
+            "p50 ms",
+            "p99 ms",
+            "CPU us",
+            "+ generator",
+            "x HTTP limit",
+            "x etcd",
         ]);
         let ratio = |value: Option<f64>| value.map(|r| format!("{r:.2}")).unwrap_or_default();
         for series in &self.series {
