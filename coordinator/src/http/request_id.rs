@@ -5,7 +5,7 @@
 
 use super::fresh_id;
 use axum::extract::Request;
-use axum::http::{HeaderName, HeaderValue, Method};
+use axum::http::{HeaderName, HeaderValue, Method, Uri};
 use axum::response::Response;
 use std::sync::Arc;
 use std::time::Instant;
@@ -24,28 +24,43 @@ pub fn current() -> Option<Arc<str>> {
     CURRENT.try_with(Arc::clone).ok()
 }
 
-/// Serves a request under its id. Reads change nothing and get none, unless they bring one.
-pub async fn identify(request: Request, serve: impl AsyncFnOnce(Request) -> Response) -> Response {
-    let given =
-        request.headers().get(&REQUEST_ID).and_then(|value| value.to_str().ok()).filter(|id| fits(id));
-    let id: Arc<str> = match given {
-        Some(id) => id.into(),
-        None if request.method() == Method::GET => return serve(request).await,
-        None => fresh_id().into(),
-    };
-    let begun = Instant::now();
-    let (method, uri) = (request.method().clone(), request.uri().clone());
-    let mut response = CURRENT.scope(id.clone(), serve(request)).await;
-    let (status, took_ms) = (response.status().as_u16(), begun.elapsed().as_millis() as u64);
-    if status >= 500 && status != 503 {
-        tracing::warn!(request_id = %id, %method, path = uri.path(), status, took_ms, "request failed");
-    } else {
-        tracing::debug!(request_id = %id, %method, path = uri.path(), status, took_ms, "request answered");
+/// A request that carries an id while it is served.
+pub struct Followed {
+    id: Arc<str>,
+    method: Method,
+    uri: Uri,
+    begun: Instant,
+}
+
+impl Followed {
+    /// Begins with a request. Reads change nothing and get no id, unless they bring one.
+    pub fn begin(request: &Request) -> Option<Followed> {
+        let given =
+            request.headers().get(&REQUEST_ID).and_then(|value| value.to_str().ok()).filter(|id| fits(id));
+        let id = match given {
+            Some(id) => id.into(),
+            None if request.method() == Method::GET => return None,
+            None => fresh_id().into(),
+        };
+        let (method, uri) = (request.method().clone(), request.uri().clone());
+        Some(Followed { id, method, uri, begun: Instant::now() })
     }
-    if let Ok(value) = HeaderValue::from_str(&id) {
-        response.headers_mut().entry(REQUEST_ID).or_insert(value);
+
+    /// Serves the request under its id.
+    pub async fn serve(self, work: impl Future<Output = Response>) -> Response {
+        let Followed { id, method, uri, begun } = self;
+        let mut response = CURRENT.scope(id.clone(), work).await;
+        let (status, took_ms) = (response.status().as_u16(), begun.elapsed().as_millis() as u64);
+        if status >= 500 && status != 503 {
+            tracing::warn!(request_id = %id, %method, path = uri.path(), status, took_ms, "request failed");
+        } else {
+            tracing::debug!(request_id = %id, %method, path = uri.path(), status, took_ms, "request answered");
+        }
+        if let Ok(value) = HeaderValue::from_str(&id) {
+            response.headers_mut().entry(REQUEST_ID).or_insert(value);
+        }
+        response
     }
-    response
 }
 
 fn fits(id: &str) -> bool {

@@ -2,8 +2,7 @@
 
 use crate::telemetry::Telemetry;
 use axum::extract::{MatchedPath, Request};
-use axum::http::Method;
-use axum::response::Response;
+use axum::http::{Method, StatusCode};
 use std::time::Instant;
 
 /// Runs from a request to its answer.
@@ -23,12 +22,11 @@ impl Clock {
         }
     }
 
-    /// Ends with its answer, which it gives back.
-    pub fn stop(&self, telemetry: &Telemetry, response: Response) -> Response {
+    /// Ends with its answer.
+    pub fn stop(&self, telemetry: &Telemetry, status: StatusCode) {
         // Paths that match no route share one label, or a scanner would fill the registry.
         let route = self.route.as_ref().map_or("unmatched", MatchedPath::as_str);
-        telemetry.http_request(route, self.method, response.status().as_u16(), self.begun.elapsed());
-        response
+        telemetry.http_request(route, self.method, status.as_u16(), self.begun.elapsed());
     }
 }
 

@@ -181,7 +181,7 @@ fn reads(
             "read",
             clients,
             &[limit.pid()],
-            Load::get(&[limit.address.clone()], &path("")),
+            Load::get(std::slice::from_ref(&limit.address), &path("")),
         ),
         Shot::new(HOLDFAST, "read, local", clients, &own, Load::get(&all, &local)),
         Shot::new(HOLDFAST, "read, linearizable", clients, &own, Load::get(&all, &path(""))),
