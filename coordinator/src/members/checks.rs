@@ -70,9 +70,7 @@ fn listed(sound: &[&str], others: &[String]) -> String {
 /// Does the cluster keep its quorum without `node`? None where that is no member.
 pub fn can_lose(members: &[MemberStanding], node: &str) -> Option<CanLose> {
     let verdict = |can_lose, why| Some(CanLose { node: node.to_owned(), can_lose, why });
-    let Some(member) = members.iter().filter(|m| m.node_id == node).max_by_key(|m| m.voter) else {
-        return None;
-    };
+    let member = members.iter().filter(|m| m.node_id == node).max_by_key(|m| m.voter)?;
     if !member.voter {
         return verdict(true, format!("{node} is a learner and has no vote"));
     }
@@ -249,11 +247,11 @@ pub fn dead_member(members: &[MemberStanding], after_ms: u64) -> Option<u64> {
 
 /// Voters that do not answer and that this node's config does not name: stopped and edited out,
 /// they still count for every majority.
-pub fn forgotten<'a>(
-    members: &'a [MemberStanding],
+pub fn forgotten(
+    members: &[MemberStanding],
     configured: impl Fn(&MemberStanding) -> bool,
     after_ms: u64,
-) -> Vec<&'a MemberStanding> {
+) -> Vec<&MemberStanding> {
     let left = |m: &&MemberStanding| !m.own && !m.reachable && m.silent_ms >= after_ms && !configured(m);
     voters(members).filter(left).collect()
 }
