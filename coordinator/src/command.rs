@@ -230,8 +230,10 @@ impl Command {
 
     /// The bytes that go into a batch.
     pub fn encode(&self) -> Vec<u8> {
+        // Most commands fit, so that the buffer need not grow on the way.
+        let room = Vec::with_capacity(512);
         // Serialising plain structs into memory has no failure.
-        postcard::to_stdvec(self).unwrap_or_default()
+        postcard::to_extend(self, room).unwrap_or_default()
     }
 
     /// The command's name, for metrics and the decoded log.

@@ -33,6 +33,8 @@ const PEER_QUEUE: usize = 8_192;
 const DRAIN: usize = 4_096;
 /// Bytes packed into one entry, unless one command alone is larger.
 const ENTRY_BYTES: usize = 1024 * 1024;
+/// Entries on their way to the disk at once, while the next one gathers commands.
+const APPENDS_IN_FLIGHT: usize = 1;
 /// How long proposals wait out a hand-over of leadership.
 const HOLD: Duration = Duration::from_millis(1_000);
 
@@ -312,9 +314,18 @@ impl<O: OlderEntries> Driver<O> {
         next_tick
     }
 
+    /// While entries are on their way to the disk, what clients ask for is gathered for the next
+    /// one: an entry costs every node a turn, a write and a message, whatever is in it. The end of
+    /// the write is the next input, so nothing waits longer than one sync.
+    fn may_grow(&self, waiting: &Waiting) -> bool {
+        waiting.fresh.len() < self.limits.batch_commands()
+            && self.replica.appends_in_flight() >= APPENDS_IN_FLIGHT
+            && waiting.fresh.iter().map(|p| p.command.len()).sum::<usize>() < ENTRY_BYTES
+    }
+
     /// Packs what clients asked for into one entry.
     fn propose(&mut self, waiting: &mut Waiting) {
-        if waiting.fresh.is_empty() {
+        if waiting.fresh.is_empty() || self.may_grow(waiting) {
             return;
         }
         let proposals = std::mem::take(&mut waiting.fresh);
