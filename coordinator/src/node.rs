@@ -232,7 +232,7 @@ impl Node {
             }
             Ok(LogEnd::Damaged { file, offset, why }) => {
                 return Err(self.fail(format!(
-                    "the log is damaged in {} at byte {offset}: {why}; the node takes no part. Keep the directory as evidence and bring the node back with an empty one",
+                    "the log is damaged in {} at byte {offset}: {why}; the node takes no part. To bring it back as a new member, its log kept in quarantine: coordinator members rejoin",
                     file.display()
                 )));
             }

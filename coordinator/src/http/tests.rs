@@ -532,3 +532,20 @@ async fn every_declared_metric_of_the_node_is_scraped() {
     }
     live.end().await;
 }
+
+/// A program that is older than what the log has reached must not go on by guessing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_newer_machine_version_in_the_log_stops_the_node() {
+    let live = Live::leading().await;
+    live.noop("before").await;
+    let newer = crate::machine::version::MACHINE_VERSION + 1;
+    let told = live.app.node.propose(Command::RaiseVersion { to: newer }).await;
+    assert_eq!(told.unwrap_err(), crate::node::NodeError::UnknownOutcome);
+    until("role failed", async || live.app.node.view().role == api::cluster::Role::Failed).await;
+    let why = live.app.node.view().role_detail.unwrap();
+    assert!(why.contains("update the program"), "{why}");
+    let status = live.get("/api/status").await.body;
+    assert_eq!(status["role"], "failed", "it stays up to be seen");
+    assert_eq!(live.get("/api/tasks/before").await.status, 503);
+    live.end().await;
+}
