@@ -131,7 +131,7 @@ fn show(seen: &[Seen]) {
         print::out(&format!("tasks    {}", counts(status.tasks.iter().map(|(s, n)| (s.as_str(), *n)))));
         print::out(&format!("workers  {}", counts(status.workers.iter().map(|(s, n)| (s.as_str(), *n)))));
         if status.maintenance.enabled {
-            let since = status.maintenance.since.map(|t| format!(" since {t}")).unwrap_or_default();
+            let since = super::maintenance::since(&status.maintenance);
             print::out(&format!("maintenance is on{since}: no new tasks are accepted or assigned"));
         }
     }

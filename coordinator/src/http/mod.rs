@@ -8,6 +8,7 @@
 //! never wait for consensus. They have to answer when it is stuck.
 
 pub mod cluster;
+pub mod config;
 pub mod extract;
 pub mod forward;
 pub mod guard;
@@ -160,6 +161,7 @@ pub fn router(app: App) -> Router {
         .merge(cluster::of_this_node())
         .merge(node_health::routes())
         .merge(observe::routes())
+        .merge(config::routes())
         .merge(unbuilt::routes())
         .fallback(unknown_endpoint)
         .method_not_allowed_fallback(method_not_allowed)
