@@ -203,7 +203,10 @@ impl Machine {
         let mut canon = Canon::new(4);
         canon.u64(self.log_ms).u64(self.last_seq).u64(self.last_token);
         canon.u8(u8::from(self.maintenance)).maybe_i64(self.maintenance_since);
-        canon.maybe_text(self.maintenance_by.as_deref());
+        // Everything else here has a fixed length, so leaving it out is as distinct as writing it.
+        if let Some(by) = &self.maintenance_by {
+            canon.text(by);
+        }
         canon.u64(self.evicted.tasks).u128(self.evicted.hash);
         canon.u64(limits.finished_tasks).u64(limits.unfinished_tasks);
         canon.u64(u64::from(limits.attempts_per_task)).u64(u64::from(limits.superseded_error_bytes));
