@@ -11,8 +11,11 @@ mod check_peers;
 mod cluster;
 mod doctor;
 mod maintenance;
+mod members;
 mod print;
+mod recover_quorum;
 pub mod reference;
+mod rolling_restart;
 pub mod submit;
 mod tasks;
 mod worker;
@@ -39,8 +42,8 @@ pub enum Command {
     Submit(submit::SubmitCommand),
     /// Show every coordinator: role, term, log, tasks.
     Status(cluster::StatusCommand),
-    /// Show the members of the cluster as the leader sees them.
-    Members(cluster::MembersCommand),
+    /// List, add, remove and replace members; without a subcommand: list.
+    Members(members::MembersCommand),
     /// List, show, cancel and retry tasks.
     #[command(subcommand)]
     Tasks(tasks::TasksCommand),
@@ -51,6 +54,10 @@ pub enum Command {
     Transfer(cluster::TransferCommand),
     /// Look at every node, say what is wrong and what to do, and pack what was seen.
     Doctor(doctor::DoctorCommand),
+    /// Restart every coordinator, one after another, never more than the cluster can lose.
+    RollingRestart(rolling_restart::RollingRestartCommand),
+    /// Found a new cluster from a survivor's directory, when a quorum is gone for good.
+    RecoverQuorum(recover_quorum::RecoverQuorumCommand),
 }
 
 impl Command {
@@ -65,6 +72,8 @@ impl Command {
             Command::Maintenance(command) => command.run().await,
             Command::Transfer(command) => command.run().await,
             Command::Doctor(command) => command.run().await,
+            Command::RollingRestart(command) => command.run().await,
+            Command::RecoverQuorum(command) => command.run().await,
         };
         match outcome {
             Ok(code) => ExitCode::from(code),

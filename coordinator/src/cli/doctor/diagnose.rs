@@ -280,7 +280,7 @@ fn of_node(report: &Report, missing: &[&str]) -> Vec<Complaint> {
             Severity::Warning,
             &[node],
             format!("its config and the membership differ: {differs}"),
-            "add or remove the member, or mend `peers` and send SIGHUP",
+            "`coordinator members` adds and removes members; or mend `peers` and send SIGHUP",
         ));
     }
     if let Some(reload) = &report.config.last_reload {
