@@ -301,6 +301,7 @@ impl Node {
             inbox.clone(),
             telemetry.clone(),
             Duration::from_secs(config.connection_timeout),
+            config.connection_retry_limit,
             self.shared.snapshots.clone(),
             end.clone(),
             Arc::new(self.clone()),

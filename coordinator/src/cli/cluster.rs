@@ -134,7 +134,7 @@ fn show(seen: &[Seen]) {
             print::out(&format!("warning: {warning}"));
         }
         if status.maintenance.enabled {
-            let since = status.maintenance.since.map(|t| format!(" since {t}")).unwrap_or_default();
+            let since = super::maintenance::since(&status.maintenance);
             print::out(&format!("maintenance is on{since}: no new tasks are accepted or assigned"));
         }
     }

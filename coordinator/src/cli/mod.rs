@@ -5,18 +5,24 @@
 //! standard error. Exit codes: 0 done; 1 the thing asked is not so, was refused, or a task failed;
 //! 2 it could not be told (nobody answered, wrong usage).
 
+mod arguments;
 mod check;
+mod check_peers;
 mod cluster;
+mod doctor;
 mod maintenance;
 mod members;
 mod print;
 mod recover_quorum;
+pub mod reference;
 mod rolling_restart;
 pub mod submit;
 mod tasks;
 mod worker;
 
+pub use arguments::Arguments;
 pub use check::check_config;
+pub use check_peers::check_peers;
 
 use api::{Client, ClientError, ErrorCode};
 use std::process::ExitCode;
@@ -46,6 +52,8 @@ pub enum Command {
     Maintenance(maintenance::MaintenanceCommand),
     /// Move leadership to another node.
     Transfer(cluster::TransferCommand),
+    /// Look at every node, say what is wrong and what to do, and pack what was seen.
+    Doctor(doctor::DoctorCommand),
     /// Restart every coordinator, one after another, never more than the cluster can lose.
     RollingRestart(rolling_restart::RollingRestartCommand),
     /// Found a new cluster from a survivor's directory, when a quorum is gone for good.
@@ -63,6 +71,7 @@ impl Command {
             Command::Tasks(command) => command.run().await,
             Command::Maintenance(command) => command.run().await,
             Command::Transfer(command) => command.run().await,
+            Command::Doctor(command) => command.run().await,
             Command::RollingRestart(command) => command.run().await,
             Command::RecoverQuorum(command) => command.run().await,
         };

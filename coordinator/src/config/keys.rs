@@ -50,7 +50,7 @@ config_keys! {
         max_concurrent_connections: usize = or(10_000), Live, recommended "100 or more";
         /// Seconds to wait for a peer's connection.
         connection_timeout: u64 = or(5), Restart, recommended "1 to 10";
-        /// Attempts to connect after which a peer is reported as unreachable in the log.
+        /// Attempts to connect that fail in a row before the log says that a peer can't be reached; it is tried on and on.
         connection_retry_limit: u32 = or(3), Restart, recommended "3";
     }
     "Database" {

@@ -9,6 +9,7 @@
 //! never wait for consensus. They have to answer when it is stuck.
 
 pub mod cluster;
+pub mod config;
 pub mod entrance;
 pub mod extract;
 pub mod forward;
@@ -179,6 +180,7 @@ pub fn router(app: App) -> Router {
         .merge(cluster::of_this_node())
         .merge(node_health::routes())
         .merge(observe::routes())
+        .merge(config::routes())
         .merge(unbuilt::routes())
         .layer(middleware::from_fn_with_state(app.clone(), entrance::of_this_node));
     let entrance = middleware::from_fn_with_state(app.clone(), entrance::of_this_node);

@@ -82,6 +82,8 @@ pub struct Machine {
     maintenance: bool,
     /// When maintenance was turned on, Unix milliseconds.
     maintenance_since: Option<i64>,
+    /// Who turned it on.
+    maintenance_by: Option<String>,
     evicted: Evicted,
     members: Membership,
     /// The behaviour that the log may count on; see [`version`].
@@ -120,6 +122,7 @@ impl Machine {
             named: BTreeMap::new(),
             maintenance: false,
             maintenance_since: None,
+            maintenance_by: None,
             evicted: Evicted::default(),
             members: Membership::default(),
             version: 1,
@@ -154,7 +157,9 @@ impl Machine {
             Command::Complete { .. } => self.complete(command, at, effects),
             Command::Expire { leases } => self.expire(leases, at, effects),
             Command::WorkerLost { worker_id } => self.worker_lost(worker_id, at, effects),
-            Command::Maintenance { enabled } => self.set_maintenance(*enabled, at, effects),
+            Command::Maintenance { enabled, by } => {
+                self.set_maintenance(*enabled, by.as_deref(), at, effects)
+            }
             Command::Checkpoint => {
                 self.checkpoint_wanted = true;
                 Reply::Done
@@ -216,6 +221,10 @@ impl Machine {
         let mut canon = Canon::new(4);
         canon.u64(self.log_ms).u64(self.last_seq).u64(self.last_token);
         canon.u8(u8::from(self.maintenance)).maybe_i64(self.maintenance_since);
+        // Everything else here has a fixed length, so leaving it out is as distinct as writing it.
+        if let Some(by) = &self.maintenance_by {
+            canon.text(by);
+        }
         canon.u64(self.evicted.tasks).u128(self.evicted.hash);
         canon.u64(limits.finished_tasks).u64(limits.unfinished_tasks);
         canon.u64(u64::from(limits.attempts_per_task)).u64(u64::from(limits.superseded_error_bytes));
@@ -246,12 +255,19 @@ impl Machine {
         self.last_token += count;
     }
 
-    fn set_maintenance(&mut self, enabled: bool, at: Stamp, effects: &mut Vec<Effect>) -> Reply {
+    fn set_maintenance(
+        &mut self,
+        enabled: bool,
+        by: Option<&str>,
+        at: Stamp,
+        effects: &mut Vec<Effect>,
+    ) -> Reply {
         if enabled != self.maintenance {
             self.maintenance = enabled;
             self.maintenance_since = enabled.then_some(at.wall_ms);
+            self.maintenance_by = by.filter(|_| enabled).map(str::to_owned);
             let kind = if enabled { EventKind::MaintenanceEnabled } else { EventKind::MaintenanceDisabled };
-            effects.push(event(kind, "", String::new(), at));
+            effects.push(event(kind, "", by.map(|by| format!("by {by}")).unwrap_or_default(), at));
         }
         Reply::Done
     }

@@ -85,6 +85,7 @@ struct Body {
     last_token: u64,
     maintenance: bool,
     maintenance_since: Option<i64>,
+    maintenance_by: Option<String>,
     evicted: Evicted,
     named: BTreeMap<String, NamedLease>,
     workers: Vec<WorkerBody>,
@@ -150,6 +151,7 @@ impl Machine {
             last_token: self.last_token,
             maintenance: self.maintenance,
             maintenance_since: self.maintenance_since,
+            maintenance_by: self.maintenance_by.clone(),
             evicted: self.evicted,
             named: self.named.clone(),
             workers: self.workers.values().map(WorkerBody::of).collect(),
@@ -365,6 +367,7 @@ impl Body {
         machine.last_token = self.last_token;
         machine.maintenance = self.maintenance;
         machine.maintenance_since = self.maintenance_since;
+        machine.maintenance_by = self.maintenance_by;
         machine.evicted = self.evicted;
         machine.named = self.named;
         machine.version = annex.version;

@@ -173,7 +173,11 @@ impl Machine {
 
     /// Maintenance mode.
     pub fn maintenance(&self) -> Maintenance {
-        Maintenance { enabled: self.maintenance, since: self.maintenance_since.map(wall) }
+        Maintenance {
+            enabled: self.maintenance,
+            since: self.maintenance_since.map(wall),
+            by: self.maintenance_by.clone(),
+        }
     }
 
     /// The live leases of a worker, oldest first.

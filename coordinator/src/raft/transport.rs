@@ -129,6 +129,8 @@ pub struct Transport {
     telemetry: Telemetry,
     end: CancellationToken,
     connect_timeout: Duration,
+    /// Attempts that fail in a row before the log says that a peer can't be reached.
+    retry_limit: u32,
     snapshots: Snapshots,
     http: reqwest::Client,
     /// True while a snapshot is fetched; one at a time.
@@ -145,6 +147,7 @@ impl Transport {
         inbox: Inbox,
         telemetry: Telemetry,
         connect_timeout: Duration,
+        retry_limit: u32,
         snapshots: Snapshots,
         end: CancellationToken,
         listener: Arc<dyn Listener>,
@@ -160,6 +163,7 @@ impl Transport {
             telemetry,
             end,
             connect_timeout,
+            retry_limit,
             snapshots,
             http: reqwest::Client::new(),
             fetching: Arc::default(),
@@ -471,10 +475,12 @@ impl Transport {
     /// Keeps one connection to a peer, for as long as the node runs.
     async fn keep_connected(self: Arc<Self>, peer: Arc<Peer>, mut queue: mpsc::Receiver<Message>) {
         let mut pause = Duration::from_millis(20);
+        let mut failed: u32 = 0;
         loop {
             let attempt = async {
                 let stream = timeout(self.connect_timeout, self.connect(&peer)).await?;
                 pause = Duration::from_millis(20);
+                failed = 0;
                 {
                     let mut state = peer.state.lock();
                     state.connected = true;
@@ -489,6 +495,12 @@ impl Transport {
             if was_connected {
                 tracing::warn!(peer = %peer.member.node_id, why, "the connection to a peer broke");
                 self.inbox.tell(Input::Unreachable(peer.raft_id));
+            } else {
+                failed = failed.saturating_add(1);
+                if failed == self.retry_limit.max(1) {
+                    let address = self.address_of(&peer);
+                    tracing::warn!(peer = %peer.member.node_id, address, attempts = failed, why, "a peer can't be reached; trying on");
+                }
             }
             peer.state.lock().error = Some(why);
             while queue.try_recv().is_ok() {}

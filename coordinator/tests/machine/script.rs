@@ -370,7 +370,7 @@ fn parse(verb: &str, rest: &[&str]) -> Option<Command> {
             };
             Command::Expire { leases: vec![(first()?, number(rest[1]), reason)] }
         }
-        "maintenance" => Command::Maintenance { enabled: *rest.first()? == "on" },
+        "maintenance" => Command::Maintenance { enabled: *rest.first()? == "on", by: None },
         "checkpoint" => Command::Checkpoint,
         "evict" => {
             let options = options(rest);
