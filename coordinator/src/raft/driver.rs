@@ -51,6 +51,8 @@ pub enum Input {
     },
     /// The machine has applied up to this index.
     Applied(u64),
+    /// The machine was replaced by a peer's: its index and its log time.
+    Installed(u64, u64),
     /// A snapshot of this node's machine is on disk, with the voters and learners at its index.
     SnapshotWritten(SnapshotName, ConfState),
     /// A message to this member could not be sent.
@@ -201,6 +203,7 @@ impl<O: OlderEntries> Driver<O> {
             next_tick = self.tick(&mut waiting, next_tick);
             self.propose(&mut waiting);
             let turn = self.replica.turn();
+            self.set_pulse();
             self.hand_out(turn, &mut waiting);
             self.publish(&mut waiting);
             self.turns.fetch_add(1, Ordering::Relaxed);
@@ -270,14 +273,11 @@ impl<O: OlderEntries> Driver<O> {
             Input::SnapshotWritten(name, conf) => self.compact(&name, conf),
             Input::Applied(index) => {
                 self.replica.on_applied(index);
-                waiting.applied = index;
-                while let Some(entry) = waiting.ready_reads.first_entry() {
-                    if *entry.key() > index {
-                        break;
-                    }
-                    let (at, tags) = entry.remove_entry();
-                    waiting.answer_reads(&tags, Ok(at));
-                }
+                waiting.reached(index);
+            }
+            Input::Installed(index, log_ms) => {
+                self.replica.on_installed(index, log_ms);
+                waiting.reached(index);
             }
             Input::Unreachable(raft_id) => self.replica.on_unreachable(raft_id),
             Input::Pulse(raft_id, pulse) => {
@@ -445,7 +445,9 @@ impl<O: OlderEntries> Driver<O> {
         }
     }
 
-    fn publish(&mut self, waiting: &mut Waiting) {
+    /// Goes before the turn's messages: a suspect peer must not be told a last index below what
+    /// this leader has sent already.
+    fn set_pulse(&self) {
         let standing = self.replica.standing();
         let end = self.replica.log_end();
         self.transport.set_pulse(Pulse {
@@ -456,6 +458,10 @@ impl<O: OlderEntries> Driver<O> {
             last_index: end.index,
             last_term: end.term,
         });
+    }
+
+    fn publish(&mut self, waiting: &mut Waiting) {
+        let standing = self.replica.standing();
         for _ in waiting.elections..self.replica.elections() {
             self.telemetry.election();
         }
@@ -489,6 +495,18 @@ impl Waiting {
     fn tag(&mut self) -> Tag {
         self.next_tag += 1;
         self.next_tag
+    }
+
+    /// The machine is at `index`: reads that waited for it are answered.
+    fn reached(&mut self, index: u64) {
+        self.applied = index;
+        while let Some(entry) = self.ready_reads.first_entry() {
+            if *entry.key() > index {
+                break;
+            }
+            let (at, tags) = entry.remove_entry();
+            self.answer_reads(&tags, Ok(at));
+        }
     }
 
     fn answer_reads(&mut self, tags: &[Tag], answer: Result<u64, NodeError>) {
