@@ -367,6 +367,32 @@ pub struct NamedLease {
     pub cluster_id: String,
 }
 
+/// A replicated setting.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SettingRecord {
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: u64,
+    /// What it is when nobody changed it.
+    pub default: u64,
+    /// The least it may be.
+    pub min: u64,
+    /// The most it may be.
+    pub max: u64,
+    /// What it is.
+    pub help: String,
+}
+
+/// `GET /api/settings`, and the answer to a change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Log index at which they stand.
+    pub index: u64,
+    /// All of them, by name.
+    pub settings: Vec<SettingRecord>,
+}
+
 /// One line of `GET /api/logs`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LogLine {

@@ -530,6 +530,7 @@ fn spec(task_id: &str) -> TaskSpec {
         timeout_ms: 1000,
         max_retries: 0,
         retry_backoff_ms: 1000,
+        any_of: Vec::new(),
     }
 }
 

@@ -8,6 +8,7 @@
 mod cluster;
 mod maintenance;
 mod print;
+mod settings;
 pub mod submit;
 mod tasks;
 mod worker;
@@ -38,6 +39,9 @@ pub enum Command {
     /// No new tasks are accepted or assigned while maintenance is on; running ones finish.
     #[command(subcommand)]
     Maintenance(maintenance::MaintenanceCommand),
+    /// Read and change what all nodes keep alike: retention, times, defaults, limits.
+    #[command(subcommand)]
+    Settings(settings::SettingsCommand),
     /// Move leadership to another node.
     Transfer(cluster::TransferCommand),
 }
@@ -52,6 +56,7 @@ impl Command {
             Command::Members(command) => command.run().await,
             Command::Tasks(command) => command.run().await,
             Command::Maintenance(command) => command.run().await,
+            Command::Settings(command) => command.run().await,
             Command::Transfer(command) => command.run().await,
         };
         match outcome {

@@ -22,7 +22,7 @@ use crate::machine::{LeaseView, Machine, Standing};
 use crate::node::{Node, NodeError, RaftView};
 use crate::scheduler;
 use api::cluster::Role;
-use api::worker::{Heartbeat, HeartbeatAnswer, LEASE_TTL_MS, LeaseAnswer, LeaseRequest, MAX_LEASE_WAIT_MS};
+use api::worker::{Heartbeat, HeartbeatAnswer, LeaseAnswer, LeaseRequest, MAX_LEASE_WAIT_MS};
 use jiff::{SignedDuration, Timestamp};
 use ledger::{CallId, Ledger, LogClock, Timing};
 use parking_lot::Mutex;
@@ -82,7 +82,7 @@ pub struct Dispatch {
 
 struct Shared {
     node: Node,
-    timing: Timing,
+    election_timeout_max_ms: u64,
     started: Instant,
     state: Mutex<State>,
     wake: Notify,
@@ -93,7 +93,7 @@ impl Dispatch {
     pub fn new(node: Node, election_timeout_max_ms: u64) -> Self {
         let shared = Shared {
             node,
-            timing: Timing::new(election_timeout_max_ms),
+            election_timeout_max_ms,
             started: Instant::now(),
             state: Mutex::new(State::default()),
             wake: Notify::new(),
@@ -142,9 +142,10 @@ impl Dispatch {
             self.node().read_barrier().await?;
         }
         let seen = self.look(worker_id, &request.tokens);
-        let expires_at = Timestamp::now() + SignedDuration::from_millis(LEASE_TTL_MS as i64);
         let tasks = {
             let machine = self.node().machine();
+            let ttl = SignedDuration::from_millis(machine.limits().lease_ttl_ms as i64);
+            let expires_at = Timestamp::now() + ttl;
             given.tokens.iter().filter_map(|token| machine.leased_task(*token, expires_at)).collect()
         };
         self.with_ledger(|ledger, _| ledger.confirm(seen.undelivered))?;
@@ -156,6 +157,39 @@ impl Dispatch {
     pub fn heard(&self, worker_id: &str) {
         // A node that does not lead keeps no ledger; then there is nothing to note.
         let _ = self.with_ledger(|ledger, now_ms| ledger.heard(worker_id, &[], now_ms));
+    }
+
+    /// Results of these leases were accepted: what they took is free for the worker's waiting calls.
+    pub fn reported(&self, worker_id: &str, tokens: &[u64]) {
+        if self.with_ledger(|ledger, now_ms| ledger.reported(worker_id, tokens, now_ms)).is_ok() {
+            self.shared.wake.notify_one();
+        }
+    }
+
+    /// A task was cancelled: its worker is told at once, where it has a call that waits.
+    pub fn task_cancelled(&self, task_id: &str) {
+        let worker = self.node().machine().last_worker(task_id);
+        if let Some(worker) = worker {
+            self.tell_news(|id| id == worker);
+        }
+    }
+
+    /// Answers waiting calls whose workers work on leases that are over.
+    fn tell_news(&self, asked: impl Fn(&str) -> bool) {
+        let mut state = self.shared.state.lock();
+        let State { ledger: Some(ledger), waiting, .. } = &mut *state else { return };
+        let machine = self.node().machine();
+        let over = |token: &u64| machine.lease(*token).is_none() && !ledger.was_reported(*token);
+        let calls =
+            ledger.waiting_holds().filter(|(_, worker, holds)| asked(worker) && holds.iter().any(over));
+        let calls: Vec<CallId> = calls.map(|(id, _, _)| id).collect();
+        drop(machine);
+        for call in calls {
+            if let Some(sender) = waiting.remove(&call) {
+                // A call whose client has gone is ended by its own guard.
+                let _ = sender.send(Given { tokens: Vec::new(), proven: false });
+            }
+        }
     }
 
     /// The worker was drained or registered anew: its waiting calls answer what stands now.
@@ -189,6 +223,11 @@ impl Dispatch {
         self.shared.started.elapsed().as_millis() as u64
     }
 
+    /// The times as they are set now.
+    fn timing(&self) -> Timing {
+        Timing::new(self.node().machine().limits(), self.shared.election_timeout_max_ms)
+    }
+
     /// The log's time now.
     fn now_log_ms(&self, machine_log_ms: u64) -> u64 {
         let now_ms = self.now_ms();
@@ -202,10 +241,11 @@ impl Dispatch {
             return Err(if view.leader.is_some() { NodeError::NotLeader } else { NodeError::NoLeader });
         }
         let now_ms = self.now_ms();
+        let timing = self.timing();
         let mut state = self.shared.state.lock();
         if state.ledger.as_ref().is_none_or(|ledger| ledger.term() < view.term) {
             state.waiting.clear();
-            state.ledger = Some(Ledger::open(view.term, now_ms, self.shared.timing));
+            state.ledger = Some(Ledger::open(view.term, now_ms, timing));
         }
         match state.ledger.as_mut() {
             Some(ledger) if ledger.term() == view.term => Ok(ask(ledger, now_ms)),
@@ -237,6 +277,10 @@ impl Dispatch {
 
     /// What the machine says of the worker and of the tokens it named.
     fn look(&self, worker_id: &str, tokens: &[u64]) -> Seen {
+        let over = self.with_ledger(|ledger, _| {
+            tokens.iter().copied().filter(|token| ledger.was_reported(*token)).collect::<BTreeSet<u64>>()
+        });
+        let reported = over.unwrap_or_default();
         let machine = self.node().machine();
         let mut seen = Seen { cancel: Vec::new(), undelivered: Vec::new(), draining: false };
         seen.draining = machine.worker(worker_id).is_none_or(|w| w.standing() == Standing::Draining);
@@ -245,6 +289,7 @@ impl Dispatch {
                 Some(lease) if lease.worker_id == worker_id => {
                     seen.undelivered.extend((!lease.delivered).then_some(*token));
                 }
+                _ if reported.contains(token) => {}
                 _ => seen.cancel.push(*token),
             }
         }
@@ -259,7 +304,8 @@ impl Dispatch {
         let (sender, given) = oneshot::channel();
         let id = self.with_ledger(|ledger, now_ms| {
             ledger.heard(worker_id, &request.tokens, now_ms);
-            let id = ledger.begin_call(worker_id, request.slots, &request.tokens)?;
+            ledger.heard(worker_id, &request.reporting, now_ms);
+            let id = ledger.begin_call(worker_id, request.slots, &request.tokens, &request.reporting)?;
             Some((id, ledger.term()))
         })?;
         let Some((id, term)) = id else { return Err(DispatchError::TooManyCalls) };
@@ -321,6 +367,7 @@ impl Dispatch {
                 swept = Instant::now();
                 let waiting = self.with_ledger(|ledger, _| ledger.waiting_workers()).unwrap_or_default();
                 self.deal(&waiting, false);
+                self.tell_news(|_| true);
             }
             applied.borrow_and_update();
             let nap = match self.assign().await {

@@ -11,7 +11,7 @@ use super::App;
 use super::extract::read_body;
 use super::problem::{ApiError, ApiResult};
 use api::cluster::Role;
-use api::{ErrorCode, FORWARDED_BY, SERVED_BY};
+use api::{ErrorCode, FORWARDED_BY, IDEMPOTENCY_REPLAYED, SERVED_BY};
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, header};
@@ -30,8 +30,13 @@ const REQUEST_HEADERS: [HeaderName; 4] =
     [header::CONTENT_TYPE, header::ACCEPT, header::USER_AGENT, HeaderName::from_static("idempotency-key")];
 
 /// Headers of the leader's answer that the client is to see.
-const ANSWER_HEADERS: [HeaderName; 4] =
-    [header::CONTENT_TYPE, header::CONTENT_LENGTH, header::RETRY_AFTER, HeaderName::from_static(SERVED_BY)];
+const ANSWER_HEADERS: [HeaderName; 5] = [
+    header::CONTENT_TYPE,
+    header::CONTENT_LENGTH,
+    header::RETRY_AFTER,
+    HeaderName::from_static(SERVED_BY),
+    HeaderName::from_static(IDEMPOTENCY_REPLAYED),
+];
 
 /// What is to be done with a request that only the leader can answer.
 #[derive(Debug, PartialEq, Eq)]

@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod extract;
 pub mod forward;
 pub mod guard;
+pub mod keyed;
 pub mod leases;
 pub mod maintenance;
 pub mod node_health;
@@ -18,6 +19,7 @@ pub mod observe;
 pub mod problem;
 pub mod read;
 pub mod results;
+pub mod settings;
 pub mod stored;
 pub mod tasks;
 pub mod timing;
@@ -139,6 +141,7 @@ pub fn router(app: App) -> Router {
         .merge(tasks::writes())
         .merge(workers::calls())
         .merge(maintenance::writes())
+        .merge(settings::writes())
         .merge(leases::writes())
         .merge(cluster::of_the_leader())
         .route_layer(middleware::from_fn_with_state(app.clone(), forward::to_leader));
@@ -148,6 +151,7 @@ pub fn router(app: App) -> Router {
         .merge(results::reads())
         .merge(workers::reads())
         .merge(maintenance::reads())
+        .merge(settings::reads())
         .merge(cluster::of_this_node())
         .merge(node_health::routes())
         .merge(observe::routes())

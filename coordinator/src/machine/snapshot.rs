@@ -10,6 +10,7 @@
 use super::Machine;
 use super::checksum::Checkpoint;
 use super::evict::Evicted;
+use super::keys::{DoneRequest, Keys};
 use super::leases::NamedLease;
 use super::limits::Limits;
 use super::queue::Demand;
@@ -80,6 +81,7 @@ struct Body {
     workers: Vec<WorkerBody>,
     demands: Vec<Demand>,
     tasks: Vec<TaskBody>,
+    keys: BTreeMap<String, DoneRequest>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -137,6 +139,7 @@ impl Machine {
             workers: self.workers.values().map(WorkerBody::of).collect(),
             demands: demands.iter().map(|demand| Demand::clone(demand)).collect(),
             tasks: self.tasks.all().map(|task| TaskBody::of(task, &places)).collect(),
+            keys: self.keys.to_body(),
         };
         // Serialising plain structs into memory has no failure.
         let body = postcard::to_stdvec(&body).unwrap_or_default();
@@ -334,6 +337,7 @@ impl Body {
         machine.maintenance_since = self.maintenance_since;
         machine.evicted = self.evicted;
         machine.named = self.named;
+        machine.keys = Keys::from_body(self.keys);
         for worker in self.workers {
             let worker = worker.into_worker();
             if let Some(twin) = machine.workers.insert(Arc::clone(&worker.id), worker) {

@@ -6,7 +6,7 @@
 use super::error::Tried;
 use super::schema::TABLES;
 use super::{StoreError, schema};
-use crate::machine::{Effect, Worker};
+use crate::machine::{Demand, Effect, Worker};
 use duckdb::types::{TimeUnit, ToSqlOutput, Value};
 use duckdb::{Appender, Connection, ToSql, params};
 use serde::Serialize;
@@ -81,6 +81,14 @@ fn table_of(effect: &Effect) -> Option<&'static str> {
     }
 }
 
+/// The labels as an object; with alternatives as a list, the labels first.
+fn labels_json(demand: &Demand) -> String {
+    match demand.any_of.is_empty() {
+        true => json(&demand.labels),
+        false => json(&std::iter::once(&demand.labels).chain(&demand.any_of).collect::<Vec<_>>()),
+    }
+}
+
 fn append_row(out: &mut Appender, index: u64, place: u32, effect: &Effect) -> duckdb::Result<()> {
     match effect {
         Effect::TaskSubmitted { spec } => out.append_row(params![
@@ -91,7 +99,7 @@ fn append_row(out: &mut Appender, index: u64, place: u32, effect: &Effect) -> du
             spec.demand.kind,
             spec.priority,
             &*spec.config,
-            json(&spec.demand.labels),
+            labels_json(&spec.demand),
             json(&spec.demand.resources),
             spec.timeout_ms,
             spec.max_retries,
