@@ -104,10 +104,14 @@ impl Snapshots {
         let error = |source| SnapshotError::Io { path: path.clone(), source };
         std::fs::create_dir_all(&self.folder).map_err(error)?;
         let part = path.with_extension("part");
+        failpoint!("snapshot_before_write");
         let mut out = File::create(&part).map_err(error)?;
         out.write_all(bytes).and_then(|()| out.sync_all()).map_err(error)?;
+        failpoint!("snapshot_before_rename");
         std::fs::rename(&part, &path).map_err(error)?;
-        File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(error)
+        File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(error)?;
+        failpoint!("snapshot_after_rename");
+        Ok(())
     }
 
     /// Reads and verifies a snapshot.
