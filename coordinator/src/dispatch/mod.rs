@@ -123,7 +123,7 @@ impl Dispatch {
     /// A worker asks for work, and waits for it.
     pub async fn lease(&self, worker_id: &str, request: &LeaseRequest) -> Result<LeaseAnswer, DispatchError> {
         self.must_know(worker_id).await?;
-        let seen = self.look(worker_id, &request.tokens);
+        let seen = self.look_for_news(worker_id, &request.tokens);
         let (mut call, mut given) = self.begin(worker_id, request)?;
         self.deal(&BTreeSet::from([worker_id.to_owned()]), false);
         self.shared.wake.notify_one();
@@ -141,7 +141,7 @@ impl Dispatch {
         if !given.proven {
             self.node().read_barrier().await?;
         }
-        let seen = self.look(worker_id, &request.tokens);
+        let seen = self.look_for_news(worker_id, &request.tokens);
         let tasks = {
             let machine = self.node().machine();
             let ttl = SignedDuration::from_millis(machine.limits().lease_ttl_ms as i64);
@@ -275,12 +275,19 @@ impl Dispatch {
         Err(DispatchError::UnknownWorker { worker_id: worker_id.to_owned() })
     }
 
+    /// As [`Dispatch::look`], without leases that ended by a result lately: the worker that names
+    /// one in a lease call did not know yet.
+    fn look_for_news(&self, worker_id: &str, tokens: &[u64]) -> Seen {
+        let mut seen = self.look(worker_id, tokens);
+        if !seen.cancel.is_empty() {
+            // A node that stopped leading has no ledger, and answers nothing either.
+            let _ = self.with_ledger(|ledger, _| seen.cancel.retain(|token| !ledger.was_reported(*token)));
+        }
+        seen
+    }
+
     /// What the machine says of the worker and of the tokens it named.
     fn look(&self, worker_id: &str, tokens: &[u64]) -> Seen {
-        let over = self.with_ledger(|ledger, _| {
-            tokens.iter().copied().filter(|token| ledger.was_reported(*token)).collect::<BTreeSet<u64>>()
-        });
-        let reported = over.unwrap_or_default();
         let machine = self.node().machine();
         let mut seen = Seen { cancel: Vec::new(), undelivered: Vec::new(), draining: false };
         seen.draining = machine.worker(worker_id).is_none_or(|w| w.standing() == Standing::Draining);
@@ -289,7 +296,6 @@ impl Dispatch {
                 Some(lease) if lease.worker_id == worker_id => {
                     seen.undelivered.extend((!lease.delivered).then_some(*token));
                 }
-                _ if reported.contains(token) => {}
                 _ => seen.cancel.push(*token),
             }
         }

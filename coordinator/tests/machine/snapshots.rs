@@ -54,8 +54,8 @@ fn a_snapshot_is_written_as_ever() {
     assert_eq!(machine.state_checksum().checksum, GOLDEN_CHECKSUM);
 }
 
-const GOLDEN_BYTES: usize = 531;
-const GOLDEN_HASH: &str = "e8fa2ce5c3127e765a9a09dd5f93db18";
+const GOLDEN_BYTES: usize = 560;
+const GOLDEN_HASH: &str = "62a1799b9ae796f541be62d307d3bb49";
 const GOLDEN_CHECKSUM: &str = "9e8809ec37afe8f5c08c46e07f39f017";
 
 #[test]
