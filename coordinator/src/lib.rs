@@ -14,6 +14,7 @@ pub mod machine;
 pub mod node;
 pub mod raft;
 pub mod replica;
+pub mod room;
 pub mod scheduler;
 pub mod server;
 pub mod store;

@@ -10,12 +10,15 @@ use crate::raft::applier::{Applier, ApplierProgress};
 use crate::raft::driver::{Driver, Inbox, Input, TICK, inbox};
 use crate::raft::election_lines::ElectionLines;
 use crate::raft::founding::{Founder, IdentityCard, Stage};
+use crate::raft::handover::Fitness;
 use crate::raft::identity::{Founding, Identity, Member};
 use crate::raft::limits::RaftLimits;
 use crate::raft::log::{RaftLog, WriterProgress};
 use crate::raft::log_end::{self, LogEnd};
+use crate::raft::stall::Stall;
 use crate::raft::snapshots::{SnapshotName, Snapshots};
 use crate::raft::transport::{Own, Transport};
+use crate::room::{Room, RoomLimits};
 use crate::replica::{Recovered, Replica, ReplicaConfig, Standing};
 use crate::store::{Rebuild, Store};
 use crate::telemetry::{Telemetry, raft_lines};
@@ -29,6 +32,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+/// How long a node that stops tries to hand leadership over.
+const HAND_OVER_LIMIT: Duration = Duration::from_secs(3);
 /// How long a proposal's outcome is waited for.
 const PROPOSAL_LIMIT: Duration = Duration::from_secs(10);
 /// How long a linearizable read is waited for.
@@ -59,6 +64,20 @@ pub enum NodeError {
         role: Role,
         /// Why it has it.
         why: String,
+    },
+    /// The disk is at its floor, here or on a majority; nothing was done.
+    #[error("the disk is full: {why}")]
+    DiskFull {
+        /// What was measured.
+        why: String,
+    },
+    /// The process uses more memory than it may; nothing was done.
+    #[error("the node uses {used_mb} MiB of memory, more than its limit of {limit_mb} MiB")]
+    OutOfMemory {
+        /// Resident memory.
+        used_mb: u64,
+        /// `max_memory_mb`.
+        limit_mb: u64,
     },
     /// Leadership or time ran out in flight: it may have happened or not.
     #[error("leadership or time ran out before the outcome was known")]
@@ -131,6 +150,7 @@ struct Shared {
     founder: Arc<Founder>,
     snapshots: Snapshots,
     limits: Arc<RaftLimits>,
+    room: Arc<Room>,
     founding: RwLock<Option<Founding>>,
     addresses: RwLock<Vec<(String, String)>>,
     machine: Arc<RwLock<Machine>>,
@@ -164,6 +184,7 @@ impl Node {
                 founder: Founder::new(identity, config),
                 snapshots: Snapshots::new(&config.data_dir),
                 limits: Arc::new(RaftLimits::new(config)),
+                room: Room::start(&config.data_dir, RoomLimits::of(config)),
                 founding: RwLock::new(None),
                 addresses: RwLock::new(Vec::new()),
                 machine: Arc::new(RwLock::new(Machine::new())),
@@ -275,7 +296,14 @@ impl Node {
         );
         let start = |e: std::io::Error| format!("a thread can't be started: {e}");
         let (writer, writer_thread) =
-            log.start_writer(inbox.clone(), self.shared.writer.clone(), telemetry.clone()).map_err(start)?;
+            log
+            .start_writer(
+                inbox.clone(),
+                self.shared.writer.clone(),
+                telemetry.clone(),
+                self.shared.room.clone(),
+            )
+            .map_err(start)?;
         let (to_applier, applier_queue) = crossbeam_channel::unbounded();
         let applier = Applier {
             machine: self.shared.machine.clone(),
@@ -321,6 +349,12 @@ impl Node {
             },
             limits: self.shared.limits.clone(),
             telemetry,
+            fitness: Fitness {
+                room: self.shared.room.clone(),
+                writer: self.shared.writer.clone(),
+                applier: self.shared.applier.clone(),
+                stall: Stall::new(Duration::from_millis(config.election_timeout_max)),
+            },
             turns: self.shared.turns.clone(),
             voters,
             raft_id,
@@ -369,6 +403,7 @@ impl Node {
     /// Takes what may change while the node runs: limits, and where its peers are reached.
     pub fn take_config(&self, config: &Config) {
         self.shared.limits.set(config);
+        self.shared.room.set_limits(RoomLimits::of(config));
         self.set_addresses(config);
         if let Some(transport) = self.transport() {
             let addresses = self.shared.addresses.read().clone();
@@ -387,11 +422,30 @@ impl Node {
         &self.shared.snapshots
     }
 
+    /// How much room disk and memory have.
+    pub fn room(&self) -> &Room {
+        &self.shared.room
+    }
+
+    /// Gives leadership away if this node leads. The node goes on as a follower, so that what was
+    /// proposed here gets its answer.
+    pub async fn hand_over(&self) {
+        let deadline = Instant::now() + HAND_OVER_LIMIT;
+        while self.view().role == Role::Leader && self.members().0.len() > 1 {
+            match self.transfer(None).await {
+                Ok(()) => return,
+                Err(error) if Instant::now() >= deadline => {
+                    tracing::warn!(%error, "nobody took leadership over; the others will elect one of them");
+                    return;
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    }
+
     /// Ends Raft: hands leadership over if this node leads, then stops the threads.
     pub async fn stop(&self) {
-        if self.view().role == Role::Leader && self.members().0.len() > 1 {
-            let _ = self.transfer(None).await;
-        }
+        self.hand_over().await;
         let running = self.shared.running.write().take();
         self.shared.end.cancel();
         if let Some(running) = running {
@@ -564,6 +618,7 @@ impl Node {
 
     /// Proposes a command on this node, which must lead, and waits until it is applied.
     pub async fn propose(&self, command: Command) -> Result<Applied, NodeError> {
+        self.shared.room.admit(&command)?;
         let (reply, outcome) = oneshot::channel();
         self.inbox()?.client(Input::Propose(command.encode(), reply))?;
         match tokio::time::timeout(PROPOSAL_LIMIT, outcome).await {

@@ -12,6 +12,7 @@
 //! never reordered within a connection.
 
 use crate::raft::driver::{Inbox, Input};
+use crate::raft::handover::Trouble;
 use crate::raft::identity::Member;
 use crate::raft::snapshots::{SnapshotName, Snapshots};
 use crate::telemetry::{Direction, Telemetry};
@@ -65,6 +66,8 @@ pub struct Pulse {
     pub last_index: u64,
     /// Term of that entry.
     pub last_term: u64,
+    /// What is wrong with it.
+    pub trouble: Trouble,
 }
 
 /// What goes before the first frame.
