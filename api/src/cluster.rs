@@ -81,7 +81,7 @@ pub struct PeerStatus {
     pub rtt_ms: Option<f64>,
     /// The index up to which its log matches, as the leader knows it; none on a follower.
     pub match_index: Option<u64>,
-    /// Its clock minus ours, milliseconds, from the last handshake.
+    /// Its clock minus ours, milliseconds: the sample with the shortest round trip of the last ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock_offset_ms: Option<i64>,
     /// Why it is not reachable.

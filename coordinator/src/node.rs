@@ -15,11 +15,11 @@ use crate::raft::identity::{Founding, Identity, Member};
 use crate::raft::limits::RaftLimits;
 use crate::raft::log::{RaftLog, WriterProgress};
 use crate::raft::log_end::{self, LogEnd};
-use crate::raft::stall::Stall;
 use crate::raft::snapshots::{SnapshotName, Snapshots};
+use crate::raft::stall::Stall;
 use crate::raft::transport::{Own, Transport};
-use crate::room::{Room, RoomLimits};
 use crate::replica::{Recovered, Replica, ReplicaConfig, Standing};
+use crate::room::{Room, RoomLimits};
 use crate::store::{Rebuild, Store};
 use crate::telemetry::{Telemetry, raft_lines};
 use api::cluster::{Operation, PeerStatus, Progress, Role};
@@ -295,8 +295,7 @@ impl Node {
             self.shared.end.clone(),
         );
         let start = |e: std::io::Error| format!("a thread can't be started: {e}");
-        let (writer, writer_thread) =
-            log
+        let (writer, writer_thread) = log
             .start_writer(
                 inbox.clone(),
                 self.shared.writer.clone(),

@@ -154,9 +154,9 @@ pub struct Room {
 }
 
 impl Room {
-    /// Looks once, and again in the background for as long as somebody holds the room.
-    pub fn start(data_dir: &Path, limits: RoomLimits) -> Arc<Room> {
-        let room = Arc::new(Room {
+    /// Looks once.
+    fn new(data_dir: &Path, limits: RoomLimits) -> Room {
+        let room = Room {
             folder: data_dir.to_owned(),
             limits: Mutex::new(limits),
             disk: AtomicU8::new(DiskLevel::Open as u8),
@@ -166,10 +166,16 @@ impl Room {
             memory_over: AtomicBool::new(false),
             cluster_full: AtomicBool::new(false),
             looking: Mutex::new(()),
-        });
+        };
         let kept = std::fs::metadata(room.ballast_path()).map_or(0, |found| found.len());
         room.ballast_bytes.store(kept, Ordering::Relaxed);
         room.look(false);
+        room
+    }
+
+    /// Looks once, and again in the background for as long as somebody holds the room.
+    pub fn start(data_dir: &Path, limits: RoomLimits) -> Arc<Room> {
+        let room = Arc::new(Room::new(data_dir, limits));
         let weak = Arc::downgrade(&room);
         let watch = move || {
             let mut trimmed = None;
@@ -277,7 +283,10 @@ impl Room {
         }
         match std::fs::remove_file(self.ballast_path()) {
             Ok(()) => {
-                tracing::warn!(bytes, "the disk is nearly full; the ballast was given up so that the log can be kept");
+                tracing::warn!(
+                    bytes,
+                    "the disk is nearly full; the ballast was given up so that the log can be kept"
+                );
                 true
             }
             Err(error) => {
@@ -305,7 +314,9 @@ impl Room {
         let (free_mb, used) = (space.free_bytes >> 20, format!("{:.1} %", space.used_percent()));
         match (before, verdict.level) {
             (a, b) if a == b => {}
-            (_, DiskLevel::Open) => tracing::info!(free_mb, used, "the disk has room again; writes are taken"),
+            (_, DiskLevel::Open) => {
+                tracing::info!(free_mb, used, "the disk has room again; writes are taken")
+            }
             (_, level) => tracing::error!(free_mb, used, ?level, folder = %self.folder.display(),
                 "the disk is at its floor; the node is read-only until there is room"),
         }
@@ -359,8 +370,14 @@ impl Room {
             self.memory_over.store(over, Ordering::Relaxed);
             let (used_mb, limit_mb) = (bytes >> 20, limit >> 20);
             match over {
-                true => tracing::error!(used_mb, limit_mb, "the process uses more than `max_memory_mb`; new tasks are refused"),
-                false => tracing::info!(used_mb, limit_mb, "memory is below its limit again; tasks are taken"),
+                true => tracing::error!(
+                    used_mb,
+                    limit_mb,
+                    "the process uses more than `max_memory_mb`; new tasks are refused"
+                ),
+                false => {
+                    tracing::info!(used_mb, limit_mb, "memory is below its limit again; tasks are taken")
+                }
             }
         }
     }
@@ -403,7 +420,7 @@ fn grows_memory(command: &Command) -> bool {
 fn resident_bytes() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = text.split_ascii_whitespace().nth(1)?.parse().ok()?;
-    Some(pages * rustix::param::page_size() as u64)
+    Some(pages * procfs::page_size())
 }
 
 /// Has the allocator give back what it keeps for later.
@@ -474,7 +491,7 @@ mod tests {
     fn what_keeps_the_cluster_or_makes_room_is_taken_on_a_full_disk() {
         let folder = tempfile::tempdir().unwrap();
         let none = RoomLimits { floor_percent: 0.0, ..limits() };
-        let room = Room::start(folder.path(), none);
+        let room = Room::new(folder.path(), none);
         assert_ne!(room.disk(), DiskLevel::Open);
         let refused = room.admit(&Command::Submit { tasks: Vec::new() }).unwrap_err();
         assert!(matches!(refused, NodeError::DiskFull { .. }), "{refused}");
@@ -491,7 +508,7 @@ mod tests {
     fn the_ballast_is_really_on_the_disk_and_can_be_given_up() {
         let folder = tempfile::tempdir().unwrap();
         let limits = RoomLimits { floor_percent: 100.0, reserve_bytes: MIB, ..limits() };
-        let room = Room::start(folder.path(), limits);
+        let room = Room::new(folder.path(), limits);
         room.look(true);
         let path = folder.path().join("ballast");
         assert_eq!(std::fs::metadata(&path).unwrap().len(), MIB);
@@ -502,7 +519,7 @@ mod tests {
     #[test]
     fn memory_beyond_its_bound_refuses_what_grows_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
-        let room = Room::start(folder.path(), RoomLimits { max_memory_bytes: MIB, ..limits() });
+        let room = Room::new(folder.path(), RoomLimits { max_memory_bytes: MIB, ..limits() });
         room.look_at_memory(&mut None);
         assert!(room.memory_over(), "this test uses more than a MiB");
         let refused = room.admit(&Command::Submit { tasks: Vec::new() }).unwrap_err();

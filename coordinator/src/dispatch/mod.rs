@@ -241,11 +241,10 @@ impl Dispatch {
             return Err(if view.leader.is_some() { NodeError::NotLeader } else { NodeError::NoLeader });
         }
         let now_ms = self.now_ms();
-        let timing = self.timing();
         let mut state = self.shared.state.lock();
         if state.ledger.as_ref().is_none_or(|ledger| ledger.term() < view.term) {
             state.waiting.clear();
-            state.ledger = Some(Ledger::open(view.term, now_ms, timing));
+            state.ledger = Some(Ledger::open(view.term, now_ms, self.timing()));
         }
         match state.ledger.as_mut() {
             Some(ledger) if ledger.term() == view.term => Ok(ask(ledger, now_ms)),

@@ -12,8 +12,8 @@
 use super::App;
 use super::extract::read_body;
 use super::problem::{ApiError, ApiResult};
-use api::cluster::Role;
 use crate::node::RaftView;
+use api::cluster::Role;
 use api::{ErrorCode, FORWARDED_BY, IDEMPOTENCY_REPLAYED, Problem, SERVED_BY};
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
@@ -117,22 +117,22 @@ pub async fn to_leader(State(app): State<App>, request: Request, next: Next) -> 
     };
     // No leader was there to take it, so nothing was done: it waits until one is.
     let deadline = Instant::now() + PATIENCE;
-    let mut view = app.node.watch();
     while !forwarded && wants_leader(&answer) && Instant::now() < deadline {
-        let other = |view: &RaftView| view.leader.as_deref().is_some_and(|id| id != app.node.node_id());
-        let found = tokio::time::timeout_at(deadline.into(), view.wait_for(other)).await;
-        let leader = match found {
-            Ok(Ok(view)) => app.leader_address_of(&view),
-            Ok(Err(_)) | Err(_) => return answer,
-        };
-        if let Some(leader) = leader {
-            answer = forward(&app, &kept, &leader).await;
-        }
+        let Some(leader) = another_leader(&app, deadline).await else { return answer };
+        answer = forward(&app, &kept, &leader).await;
         if wants_leader(&answer) {
             tokio::time::sleep(PATIENCE_STEP).await;
         }
     }
     answer
+}
+
+/// Waits until another node leads; its address.
+async fn another_leader(app: &App, deadline: Instant) -> Option<String> {
+    let mut view = app.node.watch();
+    let other = |view: &RaftView| view.leader.as_deref().is_some_and(|id| id != app.node.node_id());
+    let seen = tokio::time::timeout_at(deadline.into(), view.wait_for(other)).await.ok()?.ok()?.clone();
+    app.leader_address_of(&seen)
 }
 
 /// True for the answer that says: no leader, nothing was done.

@@ -287,8 +287,10 @@ impl<O: OlderEntries> Driver<O> {
                 self.replica.read(tag);
             }
             Input::Transfer(to, reply) => {
-                let well = |id| waiting.ends.get(&id).is_some_and(|pulse| pulse.trouble == Trouble::default());
-                let best = || self.replica.best_transferee(well).or_else(|| self.replica.best_transferee(|_| true));
+                let well =
+                    |id| waiting.ends.get(&id).is_some_and(|pulse| pulse.trouble == Trouble::default());
+                let best =
+                    || self.replica.best_transferee(well).or_else(|| self.replica.best_transferee(|_| true));
                 let target = to.or_else(best);
                 let result = match target.map(|id| self.replica.transfer_to(id)) {
                     Some(Ok(())) => Ok(()),
@@ -475,5 +477,24 @@ impl Waiting {
                 let _ = reader.send(answer.clone());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_inbox_refuses_a_request_and_says_so() {
+        let (inbox, outbox) = inbox();
+        let ask = || Input::Propose(Vec::new(), oneshot::channel().0);
+        for _ in 0..CLIENT_QUEUE {
+            assert_eq!(inbox.client(ask()), Ok(()));
+        }
+        assert_eq!(inbox.client(ask()), Err(NodeError::Overloaded));
+        // What peers and threads tell is not held up by clients.
+        assert!(inbox.tell(Input::Applied(1)));
+        drop(outbox);
+        assert_eq!(inbox.client(ask()), Err(NodeError::NoLeader), "the owner has ended");
     }
 }

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 /// The least that counts as a stall, whatever the election time-out.
 const LEAST_LIMIT: Duration = Duration::from_millis(750);
+/// A batch of the applier, which may hold a snapshot's making, counts as a stall after so many limits.
+const APPLY_LIMITS: u32 = 3;
 /// After a hand-over nothing more is handed over for so many limits.
 const QUIET_LIMITS: u32 = 10;
 /// After an attempt, which may come to nothing, for so many.
@@ -32,7 +34,7 @@ impl Stall {
 
     /// True where either has been in one piece of work for too long.
     pub fn stalled(&self, log_busy: Duration, apply_busy: Duration) -> bool {
-        log_busy >= self.limit || apply_busy >= self.limit
+        log_busy >= self.limit || apply_busy >= APPLY_LIMITS * self.limit
     }
 
     /// True where a stalled leader should try to hand over now; `now` is any monotonic clock.
@@ -63,7 +65,8 @@ mod tests {
     fn one_slow_sync_is_no_stall() {
         let stall = Stall::new(ms(300));
         assert!(!stall.stalled(ms(899), ms(0)));
-        assert!(stall.stalled(ms(900), ms(0)) && stall.stalled(ms(0), ms(900)));
+        assert!(stall.stalled(ms(900), ms(0)) && !stall.stalled(ms(0), ms(900)));
+        assert!(stall.stalled(ms(0), ms(2700)));
         assert!(!Stall::new(ms(10)).stalled(ms(700), ms(700)), "short timers don't make a busy node stall");
         assert!(!Stall::new(ms(5000)).stalled(ms(14_999), ms(0)), "long timers bear long syncs");
     }

@@ -442,7 +442,9 @@ impl<O: OlderEntries> Replica<O> {
             .raft
             .prs()
             .iter()
-            .filter(|(id, p)| **id != self.config.raft_id && voters.contains(*id) && p.recent_active && fit(**id))
+            .filter(|(id, p)| {
+                **id != self.config.raft_id && voters.contains(*id) && p.recent_active && fit(**id)
+            })
             .max_by_key(|(id, p)| (p.matched, std::cmp::Reverse(**id)))
             .map(|(id, _)| *id)
     }
