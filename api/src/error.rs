@@ -63,6 +63,8 @@ pub enum ErrorCode {
     Unauthorized,
     /// The Idempotency-Key was used for another request. 422.
     IdempotencyKeyReused,
+    /// Another change of the membership is under way; nothing was done. 409.
+    ChangePending,
     /// No open fault or audit record has this id. 404.
     UnknownFault,
 }
@@ -77,7 +79,7 @@ impl ErrorCode {
             ForbiddenOrigin => 403,
             UnknownEndpoint | UnknownTask | UnknownWorker | UnknownMember | UnknownFault => 404,
             MethodNotAllowed => 405,
-            TaskIdTaken | StaleToken | InvalidState | LeaseHeld | StaleEpoch => 409,
+            TaskIdTaken | StaleToken | InvalidState | LeaseHeld | StaleEpoch | ChangePending => 409,
             RequestTimeout => 408,
             BodyTooLarge => 413,
             UnsupportedMediaType => 415,
@@ -92,7 +94,7 @@ impl ErrorCode {
     /// True where the request had no effect and may succeed later as it stands.
     pub const fn retryable(self) -> bool {
         use ErrorCode::*;
-        matches!(self, Maintenance | NoLeader | Overloaded | Unavailable | DiskFull)
+        matches!(self, Maintenance | NoLeader | Overloaded | Unavailable | DiskFull | ChangePending)
     }
 
     /// A short title for people.
@@ -126,6 +128,7 @@ impl ErrorCode {
             Unauthorized => "The credentials are missing or wrong",
             IdempotencyKeyReused => "The Idempotency-Key belongs to another request",
             UnknownFault => "No such fault",
+            ChangePending => "Another change of the membership is under way",
         }
     }
 }

@@ -77,6 +77,7 @@ pub async fn serve(
         .map_err(|e| ServeError::Part { what: "resource sampling", why: e.to_string() })?;
     let dispatch = Dispatch::new(node.clone(), config.election_timeout_max);
     let dispatching = dispatch.spawn();
+    let stewarding = crate::members::steward::spawn(node.clone(), live.clone());
     let app =
         App::new(node.clone(), Arc::clone(&store), dispatch, telemetry.clone(), logs, sampler, live.clone())
             .map_err(part("HTTP"))?;
@@ -108,8 +109,11 @@ pub async fn serve(
     let starting = tokio::spawn({
         let (node, config, store) = (node.clone(), Arc::clone(&config), Arc::clone(&store));
         async move {
-            if let Err(why) = node.start(&config, store, telemetry).await {
-                tracing::error!(why, "the node takes no part; it stays up to be seen and cured");
+            loop {
+                if let Err(why) = node.start(&config, Arc::clone(&store), telemetry.clone()).await {
+                    tracing::error!(why, "the node takes no part; it stays up to be seen and cured");
+                }
+                node.wait_to_start_again().await;
             }
         }
     });
@@ -131,6 +135,7 @@ pub async fn serve(
     }
     node.stop().await;
     dispatching.abort();
+    stewarding.abort();
     let closed = tokio::task::spawn_blocking(move || store.close()).await;
     if closed.is_err() {
         tracing::warn!("the store did not close cleanly; it catches up at the next start");

@@ -16,7 +16,7 @@ use crate::node::RaftView;
 use api::cluster::Role;
 use api::{ErrorCode, FORWARDED_BY, IDEMPOTENCY_REPLAYED, Problem, SERVED_BY};
 use axum::body::{Body, Bytes};
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -95,36 +95,33 @@ pub fn client() -> reqwest::Result<reqwest::Client> {
         .build()
 }
 
-/// The middleware round every route that only the leader answers.
-pub async fn to_leader(State(app): State<App>, request: Request, next: Next) -> Response {
+/// Has the leader answer: this node where it leads, else the one that does.
+pub async fn to_leader(app: &App, request: Request, next: Next) -> ApiResult<Response> {
     let view = app.node.view();
     let forwarded = request.headers().contains_key(FORWARDED_BY);
-    let verdict = decide(view.role, view.role_detail.as_deref(), app.leader_address_of(&view), forwarded);
-    let (request, kept) = match Kept::of(request).await {
-        Ok(both) => both,
-        Err(problem) => return problem.into_response(),
-    };
+    // The leader's own case is the one that has to be quick; it needs no address.
+    let leader = if view.role == Role::Leader { None } else { app.leader_address_of(&view) };
+    let verdict = decide(view.role, view.role_detail.as_deref(), leader, forwarded);
+    let (request, kept) = Kept::of(request).await?;
     let mut answer = match verdict {
         Verdict::Serve => {
             let mut response = next.run(request).await;
-            if let Ok(value) = HeaderValue::from_str(&app.config.address()) {
-                response.headers_mut().insert(HeaderName::from_static(SERVED_BY), value);
-            }
+            response.headers_mut().insert(HeaderName::from_static(SERVED_BY), app.own_address.clone());
             response
         }
-        Verdict::Forward(leader) => forward(&app, &kept, &leader).await,
+        Verdict::Forward(leader) => forward(app, &kept, &leader).await,
         Verdict::Refuse(problem) => problem.into_response(),
     };
     // No leader was there to take it, so nothing was done: it waits until one is.
     let deadline = Instant::now() + PATIENCE;
     while !forwarded && wants_leader(&answer) && Instant::now() < deadline {
-        let Some(leader) = another_leader(&app, deadline).await else { return answer };
-        answer = forward(&app, &kept, &leader).await;
+        let Some(leader) = another_leader(app, deadline).await else { break };
+        answer = forward(app, &kept, &leader).await;
         if wants_leader(&answer) {
             tokio::time::sleep(PATIENCE_STEP).await;
         }
     }
-    answer
+    Ok(answer)
 }
 
 /// Waits until another node leads; its address.

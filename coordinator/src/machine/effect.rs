@@ -105,6 +105,8 @@ pub enum EventKind {
     NamedLeaseTaken,
     /// A named lease was given back.
     NamedLeaseReleased,
+    /// A member came, went, or got or lost its vote.
+    MembersChanged,
     /// A replicated setting has a new value.
     SettingChanged,
 }
@@ -122,6 +124,7 @@ impl EventKind {
             EventKind::TaskReopened => "task_reopened",
             EventKind::NamedLeaseTaken => "named_lease_taken",
             EventKind::NamedLeaseReleased => "named_lease_released",
+            EventKind::MembersChanged => "members_changed",
             EventKind::SettingChanged => "setting_changed",
         }
     }
