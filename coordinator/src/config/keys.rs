@@ -44,7 +44,7 @@ config_keys! {
     "Limits" {
         /// Commands packed into one log entry at most.
         max_batch_size: usize = or(1000), Live, recommended "100 to 10000";
-        /// Memory above nine tenths of which the node's health is degraded, MiB.
+        /// Memory the process may use, MiB; beyond it a leader refuses new tasks and workers, and from nine tenths on its health is degraded.
         max_memory_mb: u64 = or(1024), Live, recommended "512 or more";
         /// Used space on the data directory's file system at which the node turns read-only, percent.
         disk_floor_percent: u64 = or(95), Live, recommended "90 to 97";
