@@ -403,7 +403,8 @@ fn grows_the_log(command: &Command) -> bool {
         | Command::Checkpoint
         | Command::Evict { .. }
         | Command::NamedLease { .. }
-        | Command::ChangeSettings { .. } => false,
+        | Command::ChangeSettings { .. }
+        | Command::RaiseVersion { .. } => false,
     }
 }
 
