@@ -10,6 +10,7 @@ use crate::machine::{Demand, Effect, Worker};
 use duckdb::types::{TimeUnit, ToSqlOutput, Value};
 use duckdb::{Appender, Connection, ToSql, params};
 use serde::Serialize;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// Entries of the log with their effects.
@@ -82,10 +83,13 @@ fn table_of(effect: &Effect) -> Option<&'static str> {
 }
 
 /// The labels as an object; with alternatives as a list, the labels first.
-fn labels_json(demand: &Demand) -> String {
+fn labels_json(demand: &Demand) -> Cow<'static, str> {
     match demand.any_of.is_empty() {
-        true => json(&demand.labels),
-        false => json(&std::iter::once(&demand.labels).chain(&demand.any_of).collect::<Vec<_>>()),
+        true => json_map(&demand.labels),
+        false => {
+            let sets: Vec<_> = std::iter::once(&demand.labels).chain(&demand.any_of).collect();
+            Cow::Owned(json(&sets))
+        }
     }
 }
 
@@ -100,7 +104,7 @@ fn append_row(out: &mut Appender, index: u64, place: u32, effect: &Effect) -> du
             spec.priority,
             &*spec.config,
             labels_json(&spec.demand),
-            json(&spec.demand.resources),
+            json_map(&spec.demand.resources),
             spec.timeout_ms,
             spec.max_retries,
             spec.retry_backoff_ms,
@@ -168,6 +172,11 @@ fn append_worker(
         Millis(worker.registered_wall_ms()),
         Millis(wall_ms)
     ])
+}
+
+/// Most maps are empty.
+fn json_map<V: Serialize>(map: &BTreeMap<String, V>) -> Cow<'static, str> {
+    if map.is_empty() { Cow::Borrowed("{}") } else { Cow::Owned(json(map)) }
 }
 
 fn json(value: &impl Serialize) -> String {
