@@ -16,6 +16,7 @@ pub mod node;
 pub mod quarantine;
 pub mod raft;
 pub mod replica;
+pub mod room;
 pub mod scheduler;
 pub mod server;
 pub mod store;

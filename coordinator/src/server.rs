@@ -121,9 +121,8 @@ pub async fn serve(
     stop.cancelled().await;
     tracing::info!("stopping");
     starting.abort();
-    node.stop().await;
-    dispatching.abort();
-    stewarding.abort();
+    // First another leads, then no new connection is taken; what is being answered here still can be.
+    node.hand_over().await;
     drained.cancel();
     let ended = async {
         let _ = serving.await;
@@ -134,6 +133,9 @@ pub async fn serve(
     if tokio::time::timeout(DRAIN, ended).await.is_err() {
         tracing::warn!("requests in flight did not end in time and were cut off");
     }
+    node.stop().await;
+    dispatching.abort();
+    stewarding.abort();
     let closed = tokio::task::spawn_blocking(move || store.close()).await;
     if closed.is_err() {
         tracing::warn!("the store did not close cleanly; it catches up at the next start");

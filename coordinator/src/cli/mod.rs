@@ -16,6 +16,7 @@ mod print;
 mod recover_quorum;
 pub mod reference;
 mod rolling_restart;
+mod settings;
 pub mod submit;
 mod tasks;
 mod worker;
@@ -50,6 +51,9 @@ pub enum Command {
     /// No new tasks are accepted or assigned while maintenance is on; running ones finish.
     #[command(subcommand)]
     Maintenance(maintenance::MaintenanceCommand),
+    /// Read and change what all nodes keep alike: retention, times, defaults, limits.
+    #[command(subcommand)]
+    Settings(settings::SettingsCommand),
     /// Move leadership to another node.
     Transfer(cluster::TransferCommand),
     /// Look at every node, say what is wrong and what to do, and pack what was seen.
@@ -70,6 +74,7 @@ impl Command {
             Command::Members(command) => command.run().await,
             Command::Tasks(command) => command.run().await,
             Command::Maintenance(command) => command.run().await,
+            Command::Settings(command) => command.run().await,
             Command::Transfer(command) => command.run().await,
             Command::Doctor(command) => command.run().await,
             Command::RollingRestart(command) => command.run().await,

@@ -10,6 +10,7 @@
 use super::Machine;
 use super::checksum::Checkpoint;
 use super::evict::Evicted;
+use super::keys::{DoneRequest, Keys};
 use super::leases::NamedLease;
 use super::limits::Limits;
 use super::members::Membership;
@@ -91,6 +92,7 @@ struct Body {
     workers: Vec<WorkerBody>,
     demands: Vec<Demand>,
     tasks: Vec<TaskBody>,
+    keys: BTreeMap<String, DoneRequest>,
 }
 
 /// Stands behind the body where there is anything to tell; a snapshot without it is read as one
@@ -157,6 +159,7 @@ impl Machine {
             workers: self.workers.values().map(WorkerBody::of).collect(),
             demands: demands.iter().map(|demand| Demand::clone(demand)).collect(),
             tasks: self.tasks.all().map(|task| TaskBody::of(task, &places)).collect(),
+            keys: self.keys.to_body(),
         };
         // Serialising plain structs into memory has no failure.
         let mut body = postcard::to_stdvec(&body).unwrap_or_default();
@@ -370,6 +373,7 @@ impl Body {
         machine.maintenance_by = self.maintenance_by;
         machine.evicted = self.evicted;
         machine.named = self.named;
+        machine.keys = Keys::from_body(self.keys);
         machine.version = annex.version;
         machine.members = annex.members;
         for worker in self.workers {

@@ -117,6 +117,11 @@ impl Machine {
         Some(self.tasks.by_id(id)?.state)
     }
 
+    /// Who has the task, or had it last.
+    pub fn last_worker(&self, id: &str) -> Option<String> {
+        Some(self.tasks.by_id(id)?.attempts.last()?.worker_id.to_string())
+    }
+
     /// How many tasks are in memory.
     pub fn tasks_in_memory(&self) -> usize {
         self.tasks.len()

@@ -9,6 +9,7 @@
 use crate::machine::members::MemberChange;
 use crate::node::NodeError;
 use crate::raft::applier::{ToApply, Waiter, Work};
+use crate::raft::handover::{Fitness, Trouble};
 use crate::raft::limits::RaftLimits;
 use crate::raft::publish::Publisher;
 use crate::raft::snapshots::SnapshotName;
@@ -142,6 +143,8 @@ pub struct Driver<O: OlderEntries> {
     pub limits: Arc<RaftLimits>,
     /// Metrics.
     pub telemetry: Telemetry,
+    /// What tells whether this node should lead.
+    pub fitness: Fitness,
     /// Counts turns, for the live probe.
     pub turns: Arc<AtomicU64>,
     /// This one's.
@@ -155,11 +158,11 @@ struct Proposal {
 }
 
 /// What the owner thread remembers between turns.
-struct Waiting {
-    origin: Instant,
+pub(super) struct Waiting {
+    pub(super) origin: Instant,
     next_tag: Tag,
     /// Waiters by the tag of their entry, with the time of the proposal.
-    proposals: HashMap<Tag, (Vec<Waiter>, Instant)>,
+    pub(super) proposals: HashMap<Tag, (Vec<Waiter>, Instant)>,
     reads: HashMap<Tag, oneshot::Sender<Result<u64, NodeError>>>,
     /// Reads that know their index and wait until it is applied.
     ready_reads: BTreeMap<u64, Vec<Tag>>,
@@ -167,7 +170,10 @@ struct Waiting {
     /// Until when requests gather while a proposal is in flight.
     gather_until: Instant,
     applied: u64,
-    ends: HashMap<u64, Pulse>,
+    pub(super) ends: HashMap<u64, Pulse>,
+    pub(super) trouble: Trouble,
+    /// This leader is giving leadership away because of its trouble.
+    pub(super) handing_over: bool,
     elections: u64,
     /// A snapshot that replaces the machine once the write of this number is durable.
     install: Option<(u64, SnapshotName)>,
@@ -188,6 +194,8 @@ impl<O: OlderEntries> Driver<O> {
             gather_until: Instant::now(),
             applied,
             ends: HashMap::new(),
+            trouble: Trouble::default(),
+            handing_over: false,
             elections: 0,
             install: None,
             stop: false,
@@ -256,7 +264,8 @@ impl<O: OlderEntries> Driver<O> {
 
     fn take(&mut self, input: Input, waiting: &mut Waiting) {
         match input {
-            Input::Peer(messages) => {
+            Input::Peer(mut messages) => {
+                self.fitness.admit(&mut messages);
                 self.outbox.peers_waiting.fetch_sub(1, Ordering::Relaxed);
                 waiting.heard_peer = true;
                 messages.into_iter().for_each(|m| self.replica.step(m));
@@ -300,7 +309,11 @@ impl<O: OlderEntries> Driver<O> {
                 self.replica.read(tag);
             }
             Input::Transfer(to, reply) => {
-                let target = to.or_else(|| self.replica.best_transferee());
+                let well =
+                    |id| waiting.ends.get(&id).is_some_and(|pulse| pulse.trouble == Trouble::default());
+                let best =
+                    || self.replica.best_transferee(well).or_else(|| self.replica.best_transferee(|_| true));
+                let target = to.or_else(best);
                 let result = match target.map(|id| self.replica.transfer_to(id)) {
                     Some(Ok(())) => Ok(()),
                     Some(Err(refused)) => Err(refused.into()),
@@ -327,6 +340,7 @@ impl<O: OlderEntries> Driver<O> {
         (0..due.min(100)).for_each(|_| self.replica.tick());
         if due > 0 {
             waiting.heard_peer = false;
+            self.mind_fitness(waiting);
         }
         next_tick
     }
@@ -422,6 +436,12 @@ impl<O: OlderEntries> Driver<O> {
         }
         turn.expired_reads.iter().for_each(|_| self.telemetry.read(ReadOutcome::Expired));
         waiting.answer_reads(&turn.expired_reads, Err(NodeError::NoLeader));
+        for tag in turn.lost {
+            if let Some((waiters, since)) = waiting.proposals.remove(&tag) {
+                self.telemetry.proposal(ProposalOutcome::Dropped, since.elapsed());
+                waiters.into_iter().for_each(|w| drop(w.send(Err(NodeError::NotLeader))));
+            }
+        }
         for tag in turn.unknown {
             if let Some((waiters, since)) = waiting.proposals.remove(&tag) {
                 self.telemetry.proposal(ProposalOutcome::Unknown, since.elapsed());
@@ -457,6 +477,7 @@ impl<O: OlderEntries> Driver<O> {
             term: standing.term,
             last_index: end.index,
             last_term: end.term,
+            trouble: waiting.trouble,
         });
     }
 
@@ -515,5 +536,24 @@ impl Waiting {
                 let _ = reader.send(answer.clone());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_inbox_refuses_a_request_and_says_so() {
+        let (inbox, outbox) = inbox();
+        let ask = || Input::Propose(Vec::new(), oneshot::channel().0);
+        for _ in 0..CLIENT_QUEUE {
+            assert_eq!(inbox.client(ask()), Ok(()));
+        }
+        assert_eq!(inbox.client(ask()), Err(NodeError::Overloaded));
+        // What peers and threads tell is not held up by clients.
+        assert!(inbox.tell(Input::Applied(1)));
+        drop(outbox);
+        assert_eq!(inbox.client(ask()), Err(NodeError::NoLeader), "the owner has ended");
     }
 }

@@ -54,9 +54,9 @@ fn a_snapshot_is_written_as_ever() {
     assert_eq!(machine.state_checksum().checksum, GOLDEN_CHECKSUM);
 }
 
-const GOLDEN_BYTES: usize = 532;
-const GOLDEN_HASH: &str = "6558b296469b436b0140059c51a38a09";
-const GOLDEN_CHECKSUM: &str = "9e8809ec37afe8f5c08c46e07f39f017";
+const GOLDEN_BYTES: usize = 560;
+const GOLDEN_HASH: &str = "62a1799b9ae796f541be62d307d3bb49";
+const GOLDEN_CHECKSUM: &str = "c11d1ee5c2c23549c6883952bac76c3e";
 
 #[test]
 fn damage_is_named() {
