@@ -44,6 +44,10 @@ pub const KEYS: &[&str] = &[
     "max_concurrent_connections",
     "db_memory_limit",
     "db_pragma",
+    "db_retention_days",
+    "db_retention_rows",
+    "scrub_interval_seconds",
+    "scrub_cpu_percent",
     "log_file",
     "log_max_size",
     "log_backup_count",
@@ -219,6 +223,18 @@ pub struct Config {
     /// Settings for DuckDB.
     #[serde(default)]
     pub db_pragma: BTreeMap<String, Value>,
+    /// Days that finished tasks stay in DuckDB.
+    #[serde(default = "default_db_retention_days")]
+    pub db_retention_days: u64,
+    /// Finished tasks that stay in DuckDB at most.
+    #[serde(default = "default_db_retention_rows")]
+    pub db_retention_rows: u64,
+    /// Seconds in which log, machine and DuckDB are each checked once; 0 turns the scrub off.
+    #[serde(default = "default_scrub_interval_seconds")]
+    pub scrub_interval_seconds: u64,
+    /// The most the scrub may take, percent of one core.
+    #[serde(default = "default_scrub_cpu_percent")]
+    pub scrub_cpu_percent: f64,
     /// Log file; standard error where it is missing.
     #[serde(default)]
     pub log_file: Option<PathBuf>,
@@ -291,6 +307,18 @@ const fn default_max_concurrent_connections() -> usize {
 const fn default_db_memory_limit() -> u64 {
     512
 }
+const fn default_db_retention_days() -> u64 {
+    30
+}
+const fn default_db_retention_rows() -> u64 {
+    50_000_000
+}
+const fn default_scrub_interval_seconds() -> u64 {
+    3600
+}
+const fn default_scrub_cpu_percent() -> f64 {
+    2.0
+}
 const fn default_log_max_size() -> u64 {
     10 * 1024 * 1024
 }
@@ -325,6 +353,15 @@ impl Config {
         }
         if self.host.is_empty() {
             fault("host", "must not be empty".into());
+        }
+        if !(0.1..=100.0).contains(&self.scrub_cpu_percent) {
+            fault("scrub_cpu_percent", format!("is {}; must be 0.1 to 100", self.scrub_cpu_percent));
+        }
+        if self.db_retention_days == 0 || self.db_retention_rows == 0 {
+            fault(
+                "db_retention_days",
+                "and `db_retention_rows` must be above 0: history would be lost at once".into(),
+            );
         }
         if self.port == 0 {
             fault("port", "must not be 0: peers are told this port".into());

@@ -6,7 +6,8 @@
 use crate::command::{Command, Reply};
 use crate::config::Config;
 use crate::machine::Machine;
-use crate::raft::applier::{Applier, ApplierProgress, SnapshotPolicy};
+use crate::operations::OperationBook;
+use crate::raft::applier::{Applier, ApplierProgress, SnapshotPolicy, SnapshotRefused, Work};
 use crate::raft::driver::{Driver, Inbox, Input, TICK, inbox};
 use crate::raft::founding::{Founder, IdentityCard, Stage};
 use crate::raft::identity::{Founding, Identity, Member};
@@ -35,6 +36,8 @@ const READ_LIMIT: Duration = Duration::from_secs(5);
 const LOG_CACHE_BYTES: u64 = 32 * 1024 * 1024;
 /// Bytes of proposals in flight.
 const UNCOMMITTED_BYTES: u64 = 64 * 1024 * 1024;
+/// Between two questions whether a snapshot can be taken.
+const SNAPSHOT_POLL: Duration = Duration::from_millis(50);
 /// Work that takes longer than this is listed as an operation.
 const OPERATION_AFTER: Duration = Duration::from_millis(250);
 
@@ -136,6 +139,7 @@ struct Shared {
     running: RwLock<Option<Running>>,
     writer: Arc<WriterProgress>,
     applier: Arc<ApplierProgress>,
+    operations: OperationBook,
     turns: Arc<AtomicU64>,
     end: CancellationToken,
     threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
@@ -145,6 +149,7 @@ struct Shared {
 #[derive(Clone)]
 struct Running {
     inbox: Inbox,
+    applier: crossbeam_channel::Sender<Work>,
     transport: Arc<Transport>,
     log: RaftLog,
     raft_ids: Arc<Vec<(u64, String)>>,
@@ -168,6 +173,7 @@ impl Node {
                 running: RwLock::new(None),
                 writer: Arc::default(),
                 applier: Arc::default(),
+                operations: OperationBook::default(),
                 turns: Arc::default(),
                 end: CancellationToken::new(),
                 threads: Mutex::default(),
@@ -282,6 +288,11 @@ impl Node {
                 max_log_entries: config.max_log_size,
             },
             snapshot_index,
+            named_index: Arc::new({
+                let log = log.clone();
+                move || log.named_index()
+            }),
+            operations: self.shared.operations.clone(),
             replay_until,
             inbox: inbox.clone(),
             applied: self.shared.applied.clone(),
@@ -303,11 +314,15 @@ impl Node {
             replica,
             outbox,
             writer,
-            applier: to_applier,
+            applier: to_applier.clone(),
             store_durable: Box::new(move || {
                 let health = store.health();
                 // A store that has to be rebuilt needs no entries: it takes them from the machine.
                 if health.healthy { health.durable_index } else { u64::MAX }
+            }),
+            fetched_index: Box::new({
+                let snapshots = self.shared.snapshots.clone();
+                move || snapshots.fetched_index()
             }),
             kept_entries: config.snapshot_threshold,
             transport: transport.clone(),
@@ -325,7 +340,7 @@ impl Node {
             voters,
             raft_id,
         };
-        *self.shared.running.write() = Some(Running { inbox, transport, log, raft_ids });
+        *self.shared.running.write() = Some(Running { inbox, applier: to_applier, transport, log, raft_ids });
         let driver_thread = std::thread::Builder::new()
             .name("raft".into())
             .spawn(move || driver.run(applied))
@@ -353,6 +368,7 @@ impl Node {
                 format!("{e}; the log before it is gone, so this node can't come back by itself: keep its directory as evidence")
             })?;
             begin = name.index;
+            self.shared.snapshots.note(name);
             self.shared.applied.send_replace(begin);
             *self.shared.machine.write() = machine;
         }
@@ -369,6 +385,32 @@ impl Node {
     /// The snapshot files.
     pub fn snapshots(&self) -> &Snapshots {
         &self.shared.snapshots
+    }
+
+    /// What takes longer than a request.
+    pub fn operation_book(&self) -> &OperationBook {
+        &self.shared.operations
+    }
+
+    /// Takes a snapshot of the machine now, and waits until it is on disk.
+    pub async fn snapshot_now(&self, limit: Duration) -> Result<SnapshotName, String> {
+        let deadline = tokio::time::Instant::now() + limit;
+        loop {
+            let applier = self.shared.running.read().as_ref().map(|r| r.applier.clone());
+            let applier = applier.ok_or("Raft does not run on this node, so nothing is applied")?;
+            let (waiter, outcome) = oneshot::channel();
+            applier.send(Work::Snapshot(waiter)).map_err(|_| "the applier has ended")?;
+            match tokio::time::timeout_at(deadline, outcome).await {
+                Ok(Ok(Ok(name))) => return Ok(name),
+                Ok(Ok(Err(SnapshotRefused::Busy))) => tokio::time::sleep(SNAPSHOT_POLL).await,
+                Ok(Ok(Err(SnapshotRefused::Failed(why)))) => return Err(why),
+                Ok(Err(_)) => return Err("the applier has ended".into()),
+                Err(_) => return Err(format!("there was no snapshot within {} s", limit.as_secs())),
+            }
+            if tokio::time::Instant::now() >= deadline {
+                return Err(format!("another snapshot was being written for {} s", limit.as_secs()));
+            }
+        }
     }
 
     /// Ends Raft: hands leadership over if this node leads, then stops the threads.
@@ -503,12 +545,21 @@ impl Node {
         if let Some(at) = *self.shared.applier.busy_since.lock() {
             add("apply", "apply", at.elapsed(), "applying committed entries".into());
         }
+        for (id, kind, took, detail) in self.shared.operations.list() {
+            add(&id, kind, took, detail);
+        }
+        all.sort_by_key(|operation| operation.started_at);
         all
     }
 
     /// The machine; hold the guard only for a moment, the applier waits for it.
     pub fn machine(&self) -> RwLockReadGuard<'_, Machine> {
         self.shared.machine.read()
+    }
+
+    /// Works on the machine under its lock; for cuts only, which change nothing of the state.
+    pub(crate) fn with_machine_mut<T>(&self, work: impl FnOnce(&mut Machine) -> T) -> T {
+        work(&mut self.shared.machine.write())
     }
 
     /// Highest applied index.

@@ -86,8 +86,20 @@ pub async fn serve(
     )
     .map_err(part("HTTP"))?;
 
+    let ending = CancellationToken::new();
+    let interval = Duration::from_secs(config.scrub_interval_seconds);
+    let share = config.scrub_cpu_percent / 100.0;
+    app.integrity.spawn_scrub(interval, share, config.db_retention_rows, ending.clone());
+    let importing = tokio::spawn(crate::raft::history::import_when_wanted(
+        node.clone(),
+        Arc::clone(&store),
+        config.data_dir.join("tmp"),
+        app.integrity.clone(),
+    ));
     let drained = CancellationToken::new();
-    let router = crate::raft::routes::router(node.clone()).merge(crate::http::router(app));
+    let router = crate::raft::routes::router(node.clone())
+        .merge(crate::raft::history::router(Arc::clone(&store), config.data_dir.join("tmp")))
+        .merge(crate::http::router(app));
     let listener = Capped { tcp: api, permits: Arc::new(Semaphore::new(config.max_concurrent_connections)) };
     let serving = tokio::spawn(
         axum::serve(listener, router).with_graceful_shutdown(drained.clone().cancelled_owned()).into_future(),
@@ -114,6 +126,8 @@ pub async fn serve(
     stop.cancelled().await;
     tracing::info!("stopping");
     starting.abort();
+    importing.abort();
+    ending.cancel();
     node.stop().await;
     dispatching.abort();
     drained.cancel();

@@ -46,6 +46,8 @@ pub struct Vitals {
     pub raft_still_ms: u64,
     /// What the store says.
     pub db: PartHealth,
+    /// Damage that checks of integrity found.
+    pub findings: Vec<String>,
     /// What the process uses.
     pub resources: Resources,
     /// What it may use.
@@ -60,6 +62,7 @@ pub fn overall(vitals: &Vitals) -> Health {
         apply_thread(vitals),
         leader(vitals),
         db(vitals),
+        integrity(vitals),
         disk(vitals),
         memory(vitals),
     ])
@@ -191,6 +194,13 @@ fn db(vitals: &Vitals) -> Check {
     check("db", HealthStatus::Degraded, why)
 }
 
+fn integrity(vitals: &Vitals) -> Check {
+    match vitals.findings.is_empty() {
+        true => check("integrity", HealthStatus::Ok, "no damage was found"),
+        false => check("integrity", HealthStatus::Degraded, vitals.findings.join("; ")),
+    }
+}
+
 fn disk(vitals: &Vitals) -> Check {
     let resources = &vitals.resources;
     let (used, free_mb) = (resources.disk_usage, resources.disk_free_bytes / (1024 * 1024));
@@ -239,6 +249,7 @@ mod tests {
             progress: Progress { raft_turns: 10, log_syncs: 5, applied_entries: 100, ..Progress::default() },
             raft_still_ms: 0,
             db: PartHealth { healthy: true, details: BTreeMap::new() },
+            findings: Vec::new(),
             resources: Resources {
                 cpu_usage: 1.0,
                 memory_usage: 1.0,

@@ -4,9 +4,8 @@ use super::App;
 use super::extract::{Id, OptionalJson, Params};
 use super::problem::{self, ApiError, ApiResult};
 use super::read::Freshness;
-use super::tasks::Nothing;
 use api::ErrorCode;
-use api::cluster::{CanLose, Leadership, Member, Members, PeerStatus, Role, Transfer};
+use api::cluster::{CanLose, Leadership, Member, Members, PeerStatus, Transfer};
 use axum::extract::State;
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -27,7 +26,6 @@ pub fn of_this_node() -> Router<App> {
     Router::new()
         .route("/api/cluster/members", get(members))
         .route("/api/cluster/members/{node_id}", get(member))
-        .route("/api/admin/step_down", post(step_down))
 }
 
 async fn members(State(app): State<App>, Params(query): Params<Freshness>) -> ApiResult<Json<Members>> {
@@ -76,19 +74,6 @@ async fn transfer(
         }
     }
     give_up(&app, body.to.as_deref()).await
-}
-
-/// Never forwarded: it is about the node asked, and another leader has done nothing to deserve it.
-async fn step_down(
-    State(app): State<App>,
-    OptionalJson(Nothing {}): OptionalJson<Nothing>,
-) -> ApiResult<Json<Leadership>> {
-    let view = app.node.view();
-    if view.role != Role::Leader {
-        let why = format!("{} is {} and has no leadership to give up", app.node.node_id(), view.role);
-        return Err(ApiError::new(ErrorCode::InvalidState, why).with_leader(app.leader_address()));
-    }
-    give_up(&app, None).await
 }
 
 async fn give_up(app: &App, to: Option<&str>) -> ApiResult<Json<Leadership>> {

@@ -7,8 +7,10 @@
 //! Invariant: status, health, report, logs and metrics are answered from what this node knows, and
 //! never wait for consensus. They have to answer when it is stuck.
 
+pub mod admin;
 pub mod cluster;
 pub mod extract;
+pub mod fence;
 pub mod forward;
 pub mod guard;
 pub mod leases;
@@ -29,6 +31,7 @@ use crate::command::{Command, Reply};
 use crate::config::Config;
 use crate::dispatch::Dispatch;
 use crate::health::Sampler;
+use crate::integrity::Integrity;
 use crate::node::{Applied, Node, RaftView};
 use crate::store::Store;
 use crate::telemetry::Telemetry;
@@ -37,6 +40,7 @@ use api::ErrorCode;
 use axum::Router;
 use axum::extract::Request;
 use axum::middleware;
+use fence::Fence;
 use problem::{ApiError, ApiResult};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -58,6 +62,10 @@ pub struct App {
     pub logs: LogRing,
     /// What the process uses.
     pub sampler: Sampler,
+    /// Checks of log, machine and database.
+    pub integrity: Integrity,
+    /// The highest epoch of a repair that was seen.
+    pub fence: Arc<Fence>,
     /// The node's config.
     pub config: Arc<Config>,
     /// When the process started.
@@ -86,7 +94,17 @@ impl App {
         let own_hosts = Arc::new(guard::own_hosts(&config));
         let started_at = Instant::now();
         let store_queries = Arc::new(Semaphore::new(stored::MAX_QUERIES));
+        let integrity = Integrity::new(
+            node.clone(),
+            Arc::clone(&store),
+            telemetry.clone(),
+            config.data_dir.join("raft"),
+            config.db_retention_days,
+        );
+        let fence = Arc::new(Fence::open(&config.data_dir));
         let app = App {
+            integrity,
+            fence,
             node,
             store,
             dispatch,
@@ -151,6 +169,7 @@ pub fn router(app: App) -> Router {
         .merge(cluster::of_this_node())
         .merge(node_health::routes())
         .merge(observe::routes())
+        .merge(admin::routes())
         .merge(unbuilt::routes())
         .fallback(unknown_endpoint)
         .method_not_allowed_fallback(method_not_allowed)

@@ -10,18 +10,14 @@ use axum::routing::{delete, get, post};
 
 /// The routes.
 pub fn routes() -> Router<App> {
-    let mut router = Router::new()
+    Router::new()
         .route("/api/cluster/members", post(refuse))
         .route("/api/cluster/members/{node_id}", delete(refuse))
         .route("/api/backup", get(refuse))
         .route("/api/auth/login", post(refuse))
         .route("/api/events", get(refuse))
-        .route("/api/openapi.json", get(refuse));
-    for action in ["snapshot", "force_sync", "rebuild_db", "verify", "cancel_operations", "cleanup_resources"]
-    {
-        router = router.route(&format!("/api/admin/{action}"), post(refuse));
-    }
-    router
+        .route("/api/openapi.json", get(refuse))
+        .route("/api/admin/force_sync", post(refuse))
 }
 
 async fn refuse(request: Request) -> ApiError {

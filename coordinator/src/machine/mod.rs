@@ -16,12 +16,14 @@
 //! If one of them is broken, replicas part silently, or a test is run twice and believed once.
 
 mod attempts;
-mod checksum;
+pub(crate) mod checksum;
+mod cut;
 mod effect;
 mod evict;
 mod leases;
 mod limits;
 mod queue;
+mod records;
 pub(crate) mod snapshot;
 mod submit;
 mod tasks;
@@ -29,11 +31,12 @@ mod view;
 mod workers;
 
 pub use checksum::Checkpoint;
+pub use cut::{Cut, CutSum, CutTasks};
 pub use effect::{Effect, EventKind};
 pub use leases::LeaseView;
 pub use limits::Limits;
 pub use queue::{Demand, ReadyClass};
-pub use snapshot::SnapshotError;
+pub use snapshot::{SNAPSHOT_VERSION, SnapshotEncoder, SnapshotError};
 pub use tasks::{Attempt, Spec};
 pub use view::{Pending, TaskFilter};
 pub use workers::{Standing, Worker};

@@ -124,6 +124,8 @@ pub struct Driver<O: OlderEntries> {
     pub applier: Sender<Work>,
     /// Up to which index DuckDB is durable; entries behind it are kept for it.
     pub store_durable: Box<dyn Fn() -> u64 + Send>,
+    /// Index of the oldest snapshot that a peer is fetching; it needs the entries behind it.
+    pub fetched_index: Box<dyn Fn() -> Option<u64> + Send>,
     /// Entries kept behind a snapshot, so that a peer that lags a little needs none.
     pub kept_entries: u64,
     /// The peers.
@@ -398,7 +400,8 @@ impl<O: OlderEntries> Driver<O> {
         metadata.term = name.term;
         metadata.set_conf_state(self.replica.conf_state());
         snapshot.data = serde_json::to_vec(name).unwrap_or_default().into();
-        let upto = name.index.saturating_sub(self.kept_entries).min((self.store_durable)());
+        let fetched = (self.fetched_index)().unwrap_or(u64::MAX);
+        let upto = name.index.saturating_sub(self.kept_entries).min((self.store_durable)()).min(fetched);
         if let Some(write) = self.replica.on_snapshot(snapshot, upto) {
             let _ = self.writer.send(write);
         }

@@ -136,6 +136,12 @@ impl RaftLog {
         (self.engine.first_index(GROUP).unwrap_or(1), self.engine.last_index(GROUP).unwrap_or(0))
     }
 
+    /// Index of the snapshot that a synced batch names; 0 without one.
+    pub fn named_index(&self) -> u64 {
+        let named = self.engine.get_message::<Snapshot>(GROUP, SNAPSHOT_KEY).ok().flatten();
+        named.map_or(0, |snapshot| snapshot.get_metadata().index)
+    }
+
     /// Starts the writer thread.
     pub fn start_writer(
         &self,

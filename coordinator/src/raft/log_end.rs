@@ -76,6 +76,26 @@ pub fn check(folder: &Path, quarantine: &Path) -> Result<LogEnd, DataError> {
     Ok(LogEnd::Whole)
 }
 
+/// Every file of the log.
+pub fn files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut files = log_files(folder, ".rewrite")?;
+    files.extend(log_files(folder, ".raftlog")?);
+    Ok(files)
+}
+
+/// Counts the records of a file that an engine may have open; or says which one is bad.
+pub fn look(file: &Path) -> std::io::Result<Result<u64, String>> {
+    let bytes = std::fs::read(file)?;
+    let mut records = 0;
+    let found = walk(&bytes, |_| records += 1);
+    Ok(match found {
+        Err((offset, why)) if bytes[offset..].iter().any(|b| *b != 0) => {
+            Err(format!("the record at byte {offset} is bad: {why}"))
+        }
+        _ => Ok(records),
+    })
+}
+
 /// The log files with this ending, oldest first.
 fn log_files(folder: &Path, ending: &str) -> std::io::Result<Vec<PathBuf>> {
     if !folder.exists() {
@@ -94,12 +114,18 @@ fn log_files(folder: &Path, ending: &str) -> std::io::Result<Vec<PathBuf>> {
 
 /// Walks over all records; gives the offset of the first bad one and what is wrong with it.
 fn scan(bytes: &[u8]) -> Result<(), (usize, String)> {
+    walk(bytes, |_| ())
+}
+
+fn walk(bytes: &[u8], mut each: impl FnMut(usize)) -> Result<(), (usize, String)> {
     if bytes.len() < FILE_HEADER_BYTES || &bytes[..FILE_MAGIC.len()] != FILE_MAGIC {
         return Err((0, "the file's header is bad".into()));
     }
     let mut offset = FILE_HEADER_BYTES;
     while offset < bytes.len() {
-        offset += record(&bytes[offset..]).map_err(|why| (offset, why))?;
+        let length = record(&bytes[offset..]).map_err(|why| (offset, why))?;
+        each(offset);
+        offset += length;
     }
     Ok(())
 }

@@ -5,14 +5,17 @@
 //! - `log_end`: decides, before the engine opens, whether the log is whole, torn or damaged.
 //! - `applier`: applies committed entries to the machine and answers the waiters.
 //! - `transport`: one long-lived connection a direction to every peer.
+//! - `snapshots`: the machine as files, written behind the applier and fetched by peers.
 //! - `identity`, `founding`: who this node is, and how a cluster comes to be.
 
 pub mod applier;
 pub mod driver;
 pub mod founding;
+pub mod history;
 pub mod identity;
 pub mod log;
 pub mod log_end;
+pub mod peer_http;
 pub mod routes;
 pub mod snapshots;
 pub mod transport;

@@ -13,6 +13,7 @@
 
 use crate::raft::driver::{Inbox, Input};
 use crate::raft::identity::Member;
+use crate::raft::peer_http::PeerHttp;
 use crate::raft::snapshots::{SnapshotName, Snapshots};
 use crate::telemetry::{Direction, Telemetry};
 use api::cluster::PeerStatus;
@@ -120,7 +121,7 @@ pub struct Transport {
     end: CancellationToken,
     connect_timeout: Duration,
     snapshots: Snapshots,
-    http: reqwest::Client,
+    http: PeerHttp,
     /// True while a snapshot is fetched; one at a time.
     fetching: Arc<AtomicBool>,
     /// Counts connections, so that their lines in the log can be told apart.
@@ -161,7 +162,7 @@ impl Transport {
             end,
             connect_timeout,
             snapshots,
-            http: reqwest::Client::new(),
+            http: PeerHttp::new(reqwest::Client::new()),
             fetching: Arc::default(),
             connections: AtomicU64::new(0),
         });
@@ -265,6 +266,11 @@ impl Transport {
         }
         state.boot = Some(boot);
         Ok((raft_id, hello))
+    }
+
+    /// A client of the peers.
+    pub fn http(&self) -> &PeerHttp {
+        &self.http
     }
 
     /// Answers a peer's upgrade.
@@ -372,8 +378,11 @@ impl Transport {
             let (inbox, snapshots, fetching) =
                 (self.inbox.clone(), self.snapshots.clone(), self.fetching.clone());
             let (address, http) = (peer.address.clone(), self.http.clone());
+            let telemetry = self.telemetry.clone();
             tokio::spawn(async move {
-                match snapshots.fetch(&http, &address, &name).await {
+                let fetched = snapshots.fetch(&http, &address, &name).await;
+                telemetry.snapshot_fetched(fetched.is_ok());
+                match fetched {
                     Ok(()) => inbox.peer(vec![message]),
                     // The leader sends it again when it hears nothing.
                     Err(error) => tracing::warn!(%error, "a snapshot could not be fetched"),

@@ -162,7 +162,7 @@ fn append_worker(
     ])
 }
 
-fn json(value: &impl Serialize) -> String {
+pub(super) fn json(value: &impl Serialize) -> String {
     // Maps of text have no failure.
     serde_json::to_string(value).unwrap_or_default()
 }
