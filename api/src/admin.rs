@@ -34,7 +34,7 @@ fn is_false(value: &bool) -> bool {
 }
 
 /// What the last whole check of a part found.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IntegrityCheck {
     /// `log`, `machine` or `db`.
     pub part: String,
@@ -45,13 +45,13 @@ pub struct IntegrityCheck {
     /// Log entries and records, tasks, or rows that were looked at.
     pub checked: u64,
     /// How long it took.
-    pub took_seconds: f64,
+    pub took_ms: u64,
     /// What is wrong and what to do; what was left out, where it is sound.
     pub detail: String,
 }
 
 /// Answer to `verify`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verified {
     /// True where every part is.
     pub sound: bool,

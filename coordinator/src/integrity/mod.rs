@@ -125,9 +125,9 @@ impl Integrity {
         }
         let unix_seconds = u64::try_from(checked_at.as_second()).unwrap_or(0);
         shared.telemetry.integrity_checked(part as usize, sound, unix_seconds);
-        let took_seconds = began.elapsed().as_secs_f64();
+        let took_ms = began.elapsed().as_millis() as u64;
         let part_name = part.as_str().to_owned();
-        let check = IntegrityCheck { part: part_name, checked_at, sound, checked, took_seconds, detail };
+        let check = IntegrityCheck { part: part_name, checked_at, sound, checked, took_ms, detail };
         shared.last.lock()[part as usize] = Some(check.clone());
         Some(check)
     }
