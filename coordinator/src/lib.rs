@@ -1,5 +1,8 @@
 //! The coordinator: a Raft cluster that holds the tasks and workers of a testing framework.
 
+#[macro_use]
+pub mod failpoint;
+
 pub mod cli;
 pub mod command;
 pub mod config;
@@ -7,6 +10,7 @@ pub mod dispatch;
 pub mod health;
 pub mod http;
 pub mod integrity;
+pub mod live;
 pub mod machine;
 pub mod node;
 pub mod operations;

@@ -19,6 +19,7 @@ pub mod node_health;
 pub mod observe;
 pub mod problem;
 pub mod read;
+pub mod request_id;
 pub mod results;
 pub mod stored;
 pub mod tasks;
@@ -32,10 +33,12 @@ use crate::config::Config;
 use crate::dispatch::Dispatch;
 use crate::health::Sampler;
 use crate::integrity::Integrity;
+use crate::live::Live;
 use crate::node::{Applied, Node, RaftView};
 use crate::store::Store;
 use crate::telemetry::Telemetry;
 use crate::telemetry::ring::LogRing;
+use crate::telemetry::trail;
 use api::ErrorCode;
 use axum::Router;
 use axum::extract::Request;
@@ -66,8 +69,10 @@ pub struct App {
     pub integrity: Integrity,
     /// The highest epoch of a repair that was seen.
     pub fence: Arc<Fence>,
-    /// The node's config.
+    /// The config that the node was started with.
     pub config: Arc<Config>,
+    /// The config as it counts now, and what became of reloads.
+    pub live: Live,
     /// When the process started.
     pub started_at: Instant,
     /// The client that forwards to the leader.
@@ -87,8 +92,9 @@ impl App {
         telemetry: Telemetry,
         logs: LogRing,
         sampler: Sampler,
-        config: Arc<Config>,
+        live: Live,
     ) -> Result<App, String> {
+        let config = live.config();
         let forwarding =
             forward::client().map_err(|e| format!("the forwarding client can't be made: {e}"))?;
         let own_hosts = Arc::new(guard::own_hosts(&config));
@@ -112,6 +118,7 @@ impl App {
             logs,
             sampler,
             config,
+            live,
             started_at,
             forwarding,
             own_hosts,
@@ -137,11 +144,13 @@ impl App {
 
     /// Proposes a command; a failure or a refusal is a problem.
     pub async fn propose(&self, command: Command) -> ApiResult<Applied> {
+        let ids = trail::Ids::of(&command);
         let applied = self
             .node
             .propose(command)
             .await
             .map_err(|error| problem::of_proposal(&error, self.leader_address()))?;
+        trail::proposed(request_id::current().as_deref(), &ids, applied.index);
         match applied.reply {
             Reply::Refused { code, detail } => Err(ApiError::new(code, detail).with_leader(
                 matches!(code, ErrorCode::Overloaded | ErrorCode::Maintenance).then(|| self.config.address()),
@@ -174,6 +183,7 @@ pub fn router(app: App) -> Router {
         .fallback(unknown_endpoint)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn_with_state(app.clone(), guard::check))
+        .layer(middleware::from_fn(request_id::identify))
         .layer(middleware::from_fn_with_state(app.clone(), timing::measure))
         .with_state(app)
 }

@@ -9,9 +9,10 @@ use crate::machine::{Cut, Machine};
 use crate::node::{Applied, NodeError};
 use crate::operations::OperationBook;
 use crate::raft::driver::{Inbox, Input};
+use crate::raft::limits::RaftLimits;
 use crate::raft::snapshots::{SnapshotName, Snapshots};
 use crate::store::{Rebuild, Store};
-use crate::telemetry::Telemetry;
+use crate::telemetry::{Telemetry, trail};
 use crossbeam_channel::Receiver;
 use parking_lot::{Mutex, RwLock};
 use raft::eraftpb::{Entry, EntryType};
@@ -45,15 +46,6 @@ pub enum SnapshotRefused {
     /// It failed.
     #[error("{0}")]
     Failed(String),
-}
-
-/// When a snapshot is due.
-#[derive(Debug, Clone, Copy)]
-pub struct SnapshotPolicy {
-    /// Entries since the last one that make a snapshot wished for.
-    pub threshold_entries: u64,
-    /// Entries since the last one at which it is taken in any case.
-    pub max_log_entries: u64,
 }
 
 /// Between two snapshots that are only wished for.
@@ -97,7 +89,7 @@ pub struct Applier {
     /// Where snapshots lie.
     pub snapshots: Snapshots,
     /// When one is due.
-    pub policy: SnapshotPolicy,
+    pub limits: Arc<RaftLimits>,
     /// Index of the newest snapshot.
     pub snapshot_index: u64,
     /// Index of the snapshot that the log engine names durably; older files may go.
@@ -153,10 +145,10 @@ impl Applier {
 
     fn snapshot_if_due(&self, last: &mut LastSnapshot) -> Result<(), String> {
         let since = self.machine.read().applied_index().saturating_sub(last.index);
-        let wished = since >= self.policy.threshold_entries
+        let wished = since >= self.limits.snapshot_threshold_entries()
             && last.at.elapsed() >= SNAPSHOT_PAUSE
             && last.log_bytes * 4 >= last.state_bytes.load(Ordering::Relaxed);
-        match wished || since >= self.policy.max_log_entries {
+        match wished || since >= self.limits.max_log_entries() {
             true => self.snapshot(last, None),
             false => Ok(()),
         }
@@ -189,16 +181,19 @@ impl Applier {
     fn install(&self, name: &SnapshotName) -> Result<(), String> {
         let machine = self.snapshots.read(name).map_err(|e| e.to_string())?;
         let effects = machine.effects_for_rebuild();
+        failpoint!("install_before_swap");
         *self.machine.write() = machine;
         self.snapshots.note(name);
         self.store.rebuild(name.index, effects, Rebuild::Merge);
         self.applied.send_replace(name.index);
+        failpoint!("install_after_swap");
         self.inbox.tell(Input::Applied(name.index));
         tracing::info!(index = name.index, bytes = name.bytes, "installed a snapshot of the leader");
         Ok(())
     }
 
     fn apply(&self, batch: Vec<ToApply>) -> Result<(), String> {
+        failpoint!("apply_before");
         let started = Instant::now();
         let count = batch.len();
         let mut answers = Vec::new();
@@ -219,10 +214,12 @@ impl Applier {
         self.progress.entries.fetch_add(count as u64, Ordering::Relaxed);
         self.telemetry.applied(started.elapsed());
         self.applied.send_replace(index);
+        failpoint!("apply_before_answer");
         for (waiter, applied) in answers {
             // Whoever waited may have given up; the command is applied all the same.
             let _ = waiter.send(Ok(applied));
         }
+        failpoint!("apply_after_answer");
         self.inbox.tell(Input::Applied(index));
         Ok(())
     }
@@ -250,6 +247,7 @@ impl Applier {
         machine.finish_entry(index, term, &entry.data);
         if index > self.replay_until {
             self.telemetry.effects(&effects);
+            trail::applied(index, term, &effects);
         }
         self.store.append(index, effects);
         Ok(replies)

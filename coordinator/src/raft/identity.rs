@@ -147,10 +147,13 @@ impl Identity {
             )),
             None => {
                 self.stored.founding = Some(founding.clone());
+                failpoint!("founding_before_accept");
                 self.save().map_err(|e| {
                     self.stored.founding = None;
                     e.to_string()
-                })
+                })?;
+                failpoint!("founding_after_accept");
+                Ok(())
             }
         }
     }
@@ -158,17 +161,24 @@ impl Identity {
     /// Durably notes that the cluster is founded.
     pub fn set_founded(&mut self) -> Result<(), DataError> {
         self.stored.founded = true;
-        self.save()
+        failpoint!("founding_before_founded");
+        self.save()?;
+        failpoint!("founding_after_founded");
+        Ok(())
     }
 
     fn save(&self) -> Result<(), DataError> {
         let error = |source| DataError::Directory { path: self.folder.clone(), source };
         let bytes = serde_json::to_vec_pretty(&self.stored).map_err(|e| error(e.into()))?;
         let part = self.folder.join("identity.json.part");
+        failpoint!("identity_before_write");
         let mut file = File::create(&part).map_err(error)?;
         file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(error)?;
+        failpoint!("identity_before_rename");
         std::fs::rename(&part, self.folder.join("identity.json")).map_err(error)?;
-        File::open(&self.folder).and_then(|d| d.sync_all()).map_err(error)
+        File::open(&self.folder).and_then(|d| d.sync_all()).map_err(error)?;
+        failpoint!("identity_after_rename");
+        Ok(())
     }
 }
 

@@ -186,17 +186,21 @@ fn run_writer(
         }
         let started = Instant::now();
         if !batch.is_empty() {
+            written.point_before();
             if let Err(e) = engine.write(&mut batch, written.must_sync) {
                 // Nothing of it was acknowledged. Without its log the node can't go on, and what
                 // the disk holds is decided at the next start.
                 tracing::error!(error = %e, "the log can't be written; the process ends");
                 std::process::abort();
             }
+            written.point_after();
             if written.compacted {
+                failpoint!("purge_before");
                 // Frees the files in which nothing is left; what stays is moved together.
                 if let Err(e) = engine.purge_expired_files() {
                     tracing::warn!(error = %e, "old log files could not be purged; tried again at the next compaction");
                 }
+                failpoint!("purge_after");
             }
             if written.must_sync {
                 telemetry.log_sync(started.elapsed(), written.entries as u64);
@@ -218,6 +222,7 @@ struct Gathered {
     last_index: Option<u64>,
     then_send: Vec<raft::eraftpb::Message>,
     must_sync: bool,
+    hard_state: bool,
     compacted: bool,
     replaced: bool,
 }
@@ -261,6 +266,8 @@ impl Gathered {
         }
         batch.add_entries::<Entries>(GROUP, &write.entries)?;
         if let Some(state) = &write.hard_state {
+            // A term or a vote; the commit index alone need not be durable.
+            self.hard_state |= write.must_sync && write.entries.is_empty();
             batch.put_message(GROUP, HARD_STATE_KEY.to_vec(), state)?;
         }
         if let Some((snapshot, truncated)) = &write.compact {
@@ -268,6 +275,36 @@ impl Gathered {
             self.name(snapshot, *truncated, batch)?;
         }
         Ok(())
+    }
+
+    /// Where a test ends the process just before this is written.
+    fn point_before(&self) {
+        match self {
+            Gathered { replaced: true, .. } => failpoint!("install_before_log"),
+            Gathered { compacted: true, .. } => failpoint!("naming_before_log"),
+            _ => {}
+        }
+        if self.entries > 0 {
+            failpoint!("log_before_write");
+        }
+        if self.hard_state {
+            failpoint!("hard_state_before_write");
+        }
+    }
+
+    /// Where a test ends it when this is durable, and nobody has been told.
+    fn point_after(&self) {
+        if self.entries > 0 {
+            failpoint!("log_after_sync");
+        }
+        if self.hard_state {
+            failpoint!("hard_state_after_sync");
+        }
+        match self {
+            Gathered { replaced: true, .. } => failpoint!("install_after_log"),
+            Gathered { compacted: true, .. } => failpoint!("naming_after_log"),
+            _ => {}
+        }
     }
 
     fn name(

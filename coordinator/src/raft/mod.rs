@@ -10,9 +10,11 @@
 
 pub mod applier;
 pub mod driver;
+pub mod election_lines;
 pub mod founding;
 pub mod history;
 pub mod identity;
+pub mod limits;
 pub mod log;
 pub mod log_end;
 pub mod peer_http;

@@ -135,6 +135,7 @@ impl Snapshots {
         let path = self.folder.join(&file);
         let error = |source| SnapshotError::Io { path: path.clone(), source };
         std::fs::create_dir_all(&self.folder).map_err(error)?;
+        failpoint!("snapshot_before_write");
         let mut out = Hashing::new(File::create(path.with_extension("part")).map_err(error)?);
         let mut encoder = SnapshotEncoder::new(cut);
         let written = (|| {
@@ -164,8 +165,11 @@ impl Snapshots {
     /// Gives a file that is whole and synced its name, durably.
     fn finish(&self, from: &Path, path: &Path) -> Result<(), SnapshotError> {
         let error = |source| SnapshotError::Io { path: path.to_owned(), source };
+        failpoint!("snapshot_before_rename");
         std::fs::rename(from, path).map_err(error)?;
-        File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(error)
+        File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(error)?;
+        failpoint!("snapshot_after_rename");
+        Ok(())
     }
 
     /// Reads and verifies a snapshot.

@@ -37,10 +37,12 @@ pub(super) fn merge(open: &Open, job: &RebuildJob) -> Result<BTreeMap<String, u6
     let entries = [(job.index, job.effects.clone())];
     connection.execute_batch(&staging_sql()).tried("make the staging tables")?;
     append(connection, &entries, "staged_")?;
+    failpoint!("rebuild_before_merge");
     transaction(connection, |connection| {
         connection.execute_batch(MERGE_SQL).tried("merge what was missing")?;
         set_applied(connection, job.index.max(open.applied_index))
     })?;
+    failpoint!("rebuild_after_merge");
     let drop = super::schema::TABLES.iter().map(|table| format!("DROP TABLE IF EXISTS staged_{table};"));
     connection.execute_batch(&drop.collect::<String>()).tried("drop the staging tables")?;
     Ok(rows::recount(connection))

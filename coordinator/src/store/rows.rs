@@ -178,9 +178,12 @@ pub(super) fn transaction<T>(
     connection: &Connection,
     work: impl FnOnce(&Connection) -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
+    failpoint!("store_before_begin");
     connection.execute_batch("BEGIN").tried("begin a transaction")?;
     let outcome = work(connection).and_then(|value| {
+        failpoint!("store_before_commit");
         connection.execute_batch("COMMIT").tried("commit")?;
+        failpoint!("store_after_commit");
         Ok(value)
     });
     if outcome.is_err() {
