@@ -11,6 +11,8 @@ use std::future::Future;
 use std::time::Duration;
 use tower::ServiceExt;
 
+mod admin;
+
 /// What any single condition may take on a slow machine.
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -428,7 +430,7 @@ async fn bad_requests_are_named() {
         (live.get("/api/results?status=running").await, 422, "validation", "/api/tasks"),
         (live.get("/api/tasks/%FF").await, 422, "validation", ""),
         (live.act("/api/tasks/never/cancel").await, 404, "unknown_task", "never"),
-        (live.act("/api/admin/rebuild_db").await, 501, "not_implemented", "/api/admin/rebuild_db"),
+        (live.act("/api/admin/force_sync").await, 501, "not_implemented", "/api/admin/force_sync"),
         (live.get("/api/backup").await, 501, "not_implemented", "/api/backup"),
         (live.post("/api/cluster/transfer", json!({"to": "n9"})).await, 404, "unknown_member", "n9"),
         (live.get("/api/cluster/can_lose?node=n9").await, 404, "unknown_member", "n9"),
