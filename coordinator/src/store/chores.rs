@@ -184,8 +184,10 @@ fn import(connection: &Connection, table: &str, file: &Path) -> Result<u64, Stor
 fn prune(connection: &Connection, retention: Retention) -> Result<u64, StoreError> {
     let count = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, u64>(0)).tried("count results");
     let before = Millis(retention.before_wall_ms);
-    let surplus =
-        count("SELECT count(*) FROM results")?.saturating_sub(retention.keep_tasks).min(PRUNE_TASKS);
+    // Every reopening voids one result.
+    let finished =
+        count("SELECT count(*) FROM results")?.saturating_sub(count("SELECT count(*) FROM reopened")?);
+    let surplus = finished.saturating_sub(retention.keep_tasks).min(PRUNE_TASKS);
     let valid = super::query::VALID;
     let old = format!("SELECT seq FROM results r WHERE finished_at < ? AND {valid} LIMIT {PRUNE_TASKS}");
     let most = format!("SELECT seq FROM results r WHERE {valid} ORDER BY finished_at, seq LIMIT {surplus}");
