@@ -506,6 +506,7 @@ async fn every_declared_metric_of_the_node_is_scraped() {
     let live = Live::leading().await;
     live.noop("a").await;
     live.get("/api/tasks/a").await;
+    live.act("/api/admin/snapshot").await;
     let text = live.app.telemetry.render().unwrap();
     for expected in [
         "holdfast_raft_role{state=\"leader\"} 1",

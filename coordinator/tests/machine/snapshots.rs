@@ -52,7 +52,7 @@ fn a_snapshot_is_written_as_ever() {
     let bytes = machine.encode_snapshot();
     let version = coordinator::machine::SNAPSHOT_VERSION;
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join(format!("tests/golden/machine-{version}.snapshot"));
+        .join(format!("tests/machine/machine-{version}.snapshot"));
     if std::env::var_os("WRITE_GOLDEN").is_some() {
         std::fs::write(&path, &bytes).unwrap();
     }
