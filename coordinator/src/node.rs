@@ -143,6 +143,10 @@ struct Shared {
     writer: Arc<WriterProgress>,
     applier: Arc<ApplierProgress>,
     operations: OperationBook,
+    /// Cancelled when the process has to begin anew.
+    restart: CancellationToken,
+    /// Why linearizable reads are not served here, if so.
+    left_reads: Mutex<Option<String>>,
     turns: Arc<AtomicU64>,
     end: CancellationToken,
     threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
@@ -178,6 +182,8 @@ impl Node {
                 writer: Arc::default(),
                 applier: Arc::default(),
                 operations: OperationBook::default(),
+                restart: CancellationToken::new(),
+                left_reads: Mutex::default(),
                 turns: Arc::default(),
                 end: CancellationToken::new(),
                 threads: Mutex::default(),
@@ -408,6 +414,16 @@ impl Node {
         &self.shared.operations
     }
 
+    /// Cancelled when the process has to begin anew, with what lies prepared on the disk.
+    pub fn restart(&self) -> &CancellationToken {
+        &self.shared.restart
+    }
+
+    /// Serves no linearizable reads any more, for this reason; or serves them again.
+    pub fn leave_reads(&self, why: Option<String>) {
+        *self.shared.left_reads.lock() = why;
+    }
+
     /// Takes a snapshot of the machine now, and waits until it is on disk.
     pub async fn snapshot_now(&self, limit: Duration) -> Result<SnapshotName, String> {
         let deadline = tokio::time::Instant::now() + limit;
@@ -626,6 +642,9 @@ impl Node {
 
     /// An index that a linearizable read has to have applied; waits until it is.
     pub async fn read_barrier(&self) -> Result<u64, NodeError> {
+        if let Some(why) = self.shared.left_reads.lock().clone() {
+            return Err(NodeError::Unavailable { role: self.view().role, why });
+        }
         let (reply, outcome) = oneshot::channel();
         self.inbox()?.client(Input::Read(reply))?;
         match tokio::time::timeout(READ_LIMIT, outcome).await {

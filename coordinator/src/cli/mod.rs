@@ -9,6 +9,7 @@ mod check;
 mod cluster;
 mod maintenance;
 mod print;
+mod storage;
 pub mod submit;
 mod tasks;
 mod worker;
@@ -43,6 +44,12 @@ pub enum Command {
     Maintenance(maintenance::MaintenanceCommand),
     /// Move leadership to another node.
     Transfer(cluster::TransferCommand),
+    /// Have every coordinator write a snapshot now.
+    Snapshot(storage::SnapshotCommand),
+    /// Fetch and verify a backup of the serving cluster.
+    Backup(storage::BackupCommand),
+    /// Make a new cluster's data directories from a backup.
+    Restore(storage::RestoreCommand),
 }
 
 impl Command {
@@ -56,6 +63,9 @@ impl Command {
             Command::Tasks(command) => command.run().await,
             Command::Maintenance(command) => command.run().await,
             Command::Transfer(command) => command.run().await,
+            Command::Snapshot(command) => command.run().await,
+            Command::Backup(command) => command.run().await,
+            Command::Restore(command) => command.run().await,
         };
         match outcome {
             Ok(code) => ExitCode::from(code),

@@ -5,15 +5,20 @@ use super::extract::OptionalJson;
 use super::fence::{Knowledge, LEASE};
 use super::problem::{self, ApiError, ApiResult};
 use super::read::INDEX_LIMIT;
+use crate::config::Config;
 use crate::integrity::Part;
 use crate::machine::Machine;
+use crate::node::Node;
+use crate::operations::Operation;
 use crate::store::Rebuild;
 use api::ErrorCode;
-use api::admin::{AdminCall, Cancelled, CleanedUp, Rebuilt, SnapshotTaken, Verified};
+use api::admin::{AdminCall, Cancelled, CleanedUp, ForceSyncStarted, Rebuilt, SnapshotTaken, Verified};
 use api::cluster::{Leadership, Role};
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Json, Router};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +35,7 @@ pub fn routes() -> Router<App> {
         .route("/api/admin/verify", post(verify))
         .route("/api/admin/snapshot", post(snapshot))
         .route("/api/admin/rebuild_db", post(rebuild_db))
+        .route("/api/admin/force_sync", post(force_sync))
         .route("/api/admin/cleanup_resources", post(cleanup_resources))
         .route("/api/admin/cancel_operations", post(cancel_operations))
         .route("/api/admin/step_down", post(step_down))
@@ -156,6 +162,46 @@ fn rebuild(app: &App, why: String) -> ApiResult<Rebuilt> {
     tracing::info!(index, tasks, "the database was rebuilt from memory");
     let history_follows = app.node.members().0.len() > 1 && app.store.history_wanted();
     Ok(Rebuilt { index, tasks, quarantined: health.quarantined, history_follows })
+}
+
+/// Goes on behind the answer: the state of the majority is fetched and verified, then the process
+/// begins anew with it.
+async fn force_sync(
+    State(app): State<App>,
+    OptionalJson(call): OptionalJson<AdminCall>,
+) -> ApiResult<(StatusCode, Json<ForceSyncStarted>)> {
+    app.admit(&call, true).await?;
+    app.only_one("force_sync")?;
+    if !app.config.enable_redundancy {
+        let why = "this node is alone in its cluster (`enable_redundancy` is false): there is no majority to take a state from";
+        return Err(ApiError::new(ErrorCode::InvalidState, why));
+    }
+    let why = call.why.unwrap_or_else(|| "asked to".into());
+    let operation = app.node.operation_book().begin_cancellable("force_sync", "beginning");
+    let started = ForceSyncStarted { operation: operation.id() };
+    tokio::spawn(sync_state(app.node.clone(), Arc::clone(&app.config), why, operation));
+    Ok((StatusCode::ACCEPTED, Json(started)))
+}
+
+/// Fetches the majority's state and has the process begin anew with it; a failure is told and
+/// leaves everything as it was.
+pub async fn sync_state(node: Node, config: Arc<Config>, why: String, operation: Operation) {
+    tracing::warn!(why, "this node's state is to be replaced by that of the majority; it leaves reads");
+    node.leave_reads(Some("its state is being replaced by that of the majority (force_sync)".into()));
+    if node.view().role == Role::Leader {
+        // A state that may be wrong must not lead. Without another leader there is no majority.
+        let _ = node.transfer(None).await;
+    }
+    match crate::raft::force_sync::prepare(&node, &config, &why, &operation).await {
+        Ok(()) => {
+            operation.says("the process begins anew with the fetched state");
+            node.restart().cancel();
+        }
+        Err(why) => {
+            tracing::error!(why, "the state was not replaced; everything is as it was");
+            node.leave_reads(None);
+        }
+    }
 }
 
 async fn cleanup_resources(

@@ -8,6 +8,7 @@
 //! never wait for consensus. They have to answer when it is stuck.
 
 pub mod admin;
+pub mod backup;
 pub mod cluster;
 pub mod extract;
 pub mod fence;
@@ -179,6 +180,7 @@ pub fn router(app: App) -> Router {
         .merge(node_health::routes())
         .merge(observe::routes())
         .merge(admin::routes())
+        .merge(backup::reads())
         .merge(unbuilt::routes())
         .fallback(unknown_endpoint)
         .method_not_allowed_fallback(method_not_allowed)

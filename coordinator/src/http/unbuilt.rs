@@ -13,11 +13,9 @@ pub fn routes() -> Router<App> {
     Router::new()
         .route("/api/cluster/members", post(refuse))
         .route("/api/cluster/members/{node_id}", delete(refuse))
-        .route("/api/backup", get(refuse))
         .route("/api/auth/login", post(refuse))
         .route("/api/events", get(refuse))
         .route("/api/openapi.json", get(refuse))
-        .route("/api/admin/force_sync", post(refuse))
 }
 
 async fn refuse(request: Request) -> ApiError {

@@ -24,6 +24,7 @@ mod leases;
 mod limits;
 mod queue;
 mod records;
+mod restore;
 pub(crate) mod snapshot;
 mod submit;
 mod tasks;

@@ -72,8 +72,10 @@ async fn give(
     };
     let made = tokio::task::spawn_blocking(move || {
         let scratch = Scratch::new(&giver.folder)?;
-        let slice =
-            giver.store.export_slice(&table, query.after, &scratch.path).map_err(|e| e.to_string())?;
+        let slice = giver
+            .store
+            .export_slice(&table, query.after, u64::MAX, &scratch.path)
+            .map_err(|e| e.to_string())?;
         let bytes = std::fs::read(&scratch.path).map_err(|e| format!("{}: {e}", scratch.path.display()))?;
         drop(turn);
         Ok::<_, String>((slice, bytes))

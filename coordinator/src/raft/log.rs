@@ -142,6 +142,55 @@ impl RaftLog {
         named.map_or(0, |snapshot| snapshot.get_metadata().index)
     }
 
+    /// Who votes, as the named snapshot says.
+    pub fn named_conf_state(&self) -> Option<ConfState> {
+        let named = self.engine.get_message::<Snapshot>(GROUP, SNAPSHOT_KEY).ok().flatten()?;
+        let voters = named.get_metadata().get_conf_state().clone();
+        (!voters.voters.is_empty()).then_some(voters)
+    }
+
+    /// Names another state to begin with, in one synced batch. What the log holds behind it stays;
+    /// a log that ends before it begins anew behind it. Term and vote stay.
+    pub fn replace_state(&self, snapshot: &Snapshot) -> Result<(), String> {
+        let (index, term) = (snapshot.get_metadata().index, snapshot.get_metadata().term);
+        let Recovered { mut hard_state, truncated, last, snapshot: named, .. } =
+            self.recovered(ConfState::default())?;
+        if named.is_some_and(|named| named.data == snapshot.data) {
+            return Ok(());
+        }
+        if index < truncated.index {
+            return Err(format!(
+                "the state is of index {index}, and the log begins behind {}",
+                truncated.index
+            ));
+        }
+        let mut batch = LogBatch::default();
+        let failed = |e: raft_engine::Error| format!("naming the new state: {e}");
+        if index > last.index {
+            if last.index > truncated.index {
+                batch.add_command(GROUP, Command::Compact { index: last.index + 1 });
+            }
+            let bytes = [index.to_be_bytes(), term.to_be_bytes()].concat();
+            batch.put(GROUP, TRUNCATED_KEY.to_vec(), bytes).map_err(failed)?;
+        } else if index > truncated.index {
+            let entry = self.engine.get_entry::<Entries>(GROUP, index).map_err(failed)?;
+            let own = entry.ok_or_else(|| format!("entry {index} is missing"))?.term;
+            if own != term {
+                return Err(format!(
+                    "entry {index} of the log has term {own}, the new state has {term} there"
+                ));
+            }
+        }
+        if hard_state.term < term {
+            // A term that this node never voted in.
+            (hard_state.term, hard_state.vote) = (term, 0);
+        }
+        hard_state.commit = hard_state.commit.max(index);
+        batch.put_message(GROUP, HARD_STATE_KEY.to_vec(), &hard_state).map_err(failed)?;
+        batch.put_message(GROUP, SNAPSHOT_KEY.to_vec(), snapshot).map_err(failed)?;
+        self.engine.write(&mut batch, true).map_err(failed).map(drop)
+    }
+
     /// Starts the writer thread.
     pub fn start_writer(
         &self,

@@ -52,6 +52,16 @@ pub enum LogEnd {
 
 /// Checks the log in `folder`; cuts a torn end after copying it to `quarantine`.
 pub fn check(folder: &Path, quarantine: &Path) -> Result<LogEnd, DataError> {
+    examine(folder, Some(quarantine))
+}
+
+/// As [`check`], and changes nothing. Of a log that is being written, the last record may be half
+/// there: that is told as torn.
+pub fn judge(folder: &Path) -> Result<LogEnd, DataError> {
+    examine(folder, None)
+}
+
+fn examine(folder: &Path, quarantine: Option<&Path>) -> Result<LogEnd, DataError> {
     let engine = |source: std::io::Error| DataError::Directory { path: folder.into(), source };
     let appended = log_files(folder, ".raftlog").map_err(engine)?;
     let rewritten = log_files(folder, ".rewrite").map_err(engine)?;
@@ -60,7 +70,9 @@ pub fn check(folder: &Path, quarantine: &Path) -> Result<LogEnd, DataError> {
             let bytes = std::fs::read(file).map_err(engine)?;
             let Err((offset, why)) = scan(&bytes) else { continue };
             if bytes[offset..].iter().all(|b| *b == 0) {
-                cut(file, offset as u64).map_err(engine)?;
+                if quarantine.is_some() {
+                    cut(file, offset as u64).map_err(engine)?;
+                }
                 continue;
             }
             let last = position + 1 == files.len();
@@ -68,8 +80,10 @@ pub fn check(folder: &Path, quarantine: &Path) -> Result<LogEnd, DataError> {
                 return Ok(LogEnd::Damaged { file: file.clone(), offset: offset as u64, why });
             }
             let cut_bytes = (bytes.len() - offset) as u64;
-            keep_copy(file, &bytes[offset..], quarantine).map_err(engine)?;
-            cut(file, offset as u64).map_err(engine)?;
+            if let Some(quarantine) = quarantine {
+                keep_copy(file, &bytes[offset..], quarantine).map_err(engine)?;
+                cut(file, offset as u64).map_err(engine)?;
+            }
             return Ok(LogEnd::Torn { file: file.clone(), offset: offset as u64, cut_bytes });
         }
     }

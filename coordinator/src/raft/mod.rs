@@ -11,6 +11,7 @@
 pub mod applier;
 pub mod driver;
 pub mod election_lines;
+pub mod force_sync;
 pub mod founding;
 pub mod history;
 pub mod identity;

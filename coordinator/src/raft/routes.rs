@@ -1,6 +1,7 @@
 //! The paths peers use: who are you, accept this founding, upgrade to frames.
 
 use crate::node::Node;
+use crate::raft::force_sync::{SNAPSHOT_LIMIT, SNAPSHOT_NOW_PATH};
 use crate::raft::founding::{FOUND_PATH, IDENTITY_PATH, IdentityCard};
 use crate::raft::identity::Founding;
 use crate::raft::peer_http::HASH_HEADER;
@@ -20,6 +21,7 @@ pub fn router(node: Node) -> axum::Router {
         .route(FOUND_PATH, post(found))
         .route(CONNECT_PATH, get(connect))
         .route(SNAPSHOT_PATH, get(snapshot))
+        .route(SNAPSHOT_NOW_PATH, post(snapshot_now))
         .with_state(node)
 }
 
@@ -45,6 +47,14 @@ async fn connect(State(node): State<Node>, request: Request) -> Response<Body> {
     match node.transport() {
         Some(transport) => transport.accept(request),
         None => problem(api::ErrorCode::Unavailable, "Raft does not run on this node yet".into()),
+    }
+}
+
+/// A peer that has to replace its state asks for one of this moment.
+async fn snapshot_now(State(node): State<Node>) -> Response<Body> {
+    match node.snapshot_now(SNAPSHOT_LIMIT).await {
+        Ok(name) => Response::new(Body::from(serde_json::to_vec(&name).unwrap_or_default())),
+        Err(why) => problem(api::ErrorCode::Unavailable, why),
     }
 }
 

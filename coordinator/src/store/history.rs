@@ -28,10 +28,11 @@ pub struct Slice {
 }
 
 impl Store {
-    /// Writes the next rows of a table behind log index `after` to a Parquet file.
-    pub fn export_slice(&self, table: &str, after: u64, to: &Path) -> Result<Slice, StoreError> {
+    /// Writes the next rows of a table behind log index `after`, none beyond `until`, to a Parquet
+    /// file.
+    pub fn export_slice(&self, table: &str, after: u64, until: u64, to: &Path) -> Result<Slice, StoreError> {
         let table = table_named(table)?;
-        self.apart(|connection| export_slice(connection, table, after, to))
+        self.apart(|connection| export_slice(connection, table, after, until, to))
     }
 
     /// Writes the finished tasks that fit to a Parquet file, all of them. Gives how many.
@@ -88,7 +89,13 @@ fn export_results(connection: &Connection, filter: &ResultFilter, to: &Path) -> 
     count.tried("count the results")
 }
 
-fn export_slice(connection: &Connection, table: &str, after: u64, to: &Path) -> Result<Slice, StoreError> {
+fn export_slice(
+    connection: &Connection,
+    table: &str,
+    after: u64,
+    until: u64,
+    to: &Path,
+) -> Result<Slice, StoreError> {
     let bytes = match table {
         "tasks" => "strlen(config)",
         "attempts" | "results" => "coalesce(strlen(result), 0) + coalesce(strlen(error), 0)",
@@ -99,7 +106,7 @@ fn export_slice(connection: &Connection, table: &str, after: u64, to: &Path) -> 
     let sql = format!(
         "SELECT coalesce(max(log_index) FILTER (bytes <= {SLICE_BYTES}), min(log_index)) FROM (
              SELECT log_index, sum({bytes}) OVER (ORDER BY log_index, place) AS bytes
-             FROM (SELECT * FROM {table} WHERE log_index > ? ORDER BY log_index, place LIMIT {SLICE_ROWS}))"
+             FROM (SELECT * FROM {table} WHERE log_index > ? AND log_index <= {until} ORDER BY log_index, place LIMIT {SLICE_ROWS}))"
     );
     let upto: Option<u64> = connection.query_row(&sql, [after], |row| row.get(0)).tried("find a slice")?;
     let upto = upto.unwrap_or(after);
@@ -109,7 +116,8 @@ fn export_slice(connection: &Connection, table: &str, after: u64, to: &Path) -> 
     );
     connection.execute_batch(&sql).tried("write a slice")?;
     let sql = format!(
-        "SELECT count(*) FILTER (log_index <= $2), count(*) FILTER (log_index > $2) > 0 FROM {table} WHERE log_index > $1"
+        "SELECT count(*) FILTER (log_index <= $2), count(*) FILTER (log_index > $2) > 0 FROM {table}
+         WHERE log_index > $1 AND log_index <= {until}"
     );
     let row = connection.query_row(&sql, params![after, upto], |row| Ok((row.get(0)?, row.get(1)?)));
     let (rows, more) = row.tried("count a slice")?;

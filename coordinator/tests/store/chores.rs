@@ -29,7 +29,7 @@ fn a_peers_history_is_taken_in_once() {
     for round in 0..2 {
         let mut added = 0;
         for table in Store::tables().0 {
-            let slice = giver.export_slice(table, 0, &file).unwrap();
+            let slice = giver.export_slice(table, 0, u64::MAX, &file).unwrap();
             assert!(!slice.more);
             added += taker.import(table, &file, LIMIT).unwrap();
         }
@@ -38,7 +38,9 @@ fn a_peers_history_is_taken_in_once() {
     assert_eq!(taker.health().rows, giver.health().rows);
     assert_eq!(ids(&taker), ids(&giver));
     assert_eq!(taker.prints(0, 100).unwrap(), giver.prints(0, 100).unwrap());
-    assert!(giver.export_slice("cats", 0, &file).unwrap_err().to_string().contains("no table `cats`"));
+    assert!(
+        giver.export_slice("cats", 0, u64::MAX, &file).unwrap_err().to_string().contains("no table `cats`")
+    );
 }
 
 #[test]
@@ -52,7 +54,7 @@ fn a_rebuilt_file_and_a_peers_history_make_one() {
     assert!(taker.history_wanted());
     let file = folder.path().join("slice.parquet");
     for table in Store::tables().0 {
-        giver.export_slice(table, 0, &file).unwrap();
+        giver.export_slice(table, 0, u64::MAX, &file).unwrap();
         taker.import(table, &file, LIMIT).unwrap();
     }
     taker.history_complete().unwrap();
