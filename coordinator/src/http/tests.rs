@@ -12,6 +12,7 @@ use std::time::Duration;
 use tower::ServiceExt;
 
 mod admin;
+mod backup;
 
 /// What any single condition may take on a slow machine.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -33,7 +34,10 @@ struct Answer {
 impl Live {
     /// A node that has not been started: role uninitialised.
     fn idle() -> Live {
-        let folder = tempfile::tempdir().unwrap();
+        Live::in_folder(tempfile::tempdir().unwrap())
+    }
+
+    fn in_folder(folder: tempfile::TempDir) -> Live {
         let config: Config = serde_json::from_value(json!({
             "node_id": "n1", "host": "127.0.0.1", "port": 8080, "data_dir": folder.path(),
             "enable_redundancy": false,
@@ -62,7 +66,11 @@ impl Live {
 
     /// A node that leads its cluster of one.
     async fn leading() -> Live {
-        let live = Live::idle();
+        Live::idle().started().await
+    }
+
+    async fn started(self) -> Live {
+        let live = self;
         let store = Arc::clone(&live.app.store);
         let (config, telemetry) = (Arc::clone(&live.app.config), live.app.telemetry.clone());
         live.app.node.start(&config, store, telemetry).await.unwrap();
