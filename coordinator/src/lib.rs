@@ -13,6 +13,7 @@ pub mod http;
 pub mod integrity;
 pub mod live;
 pub mod machine;
+pub mod members;
 pub mod node;
 pub mod operations;
 pub mod quarantine;

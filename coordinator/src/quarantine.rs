@@ -63,6 +63,15 @@ pub fn quarantine(
     Ok(Some(folder))
 }
 
+/// As [`quarantine`], for the log's folders; an error names the path.
+pub fn folders(
+    folders: &[PathBuf],
+    root: &Path,
+    why: &str,
+) -> Result<Option<PathBuf>, (PathBuf, std::io::Error)> {
+    quarantine(folders, root, "raft", why).map_err(|e| (root.to_owned(), e))
+}
+
 fn new_folder(root: &Path, label: &str) -> std::io::Result<PathBuf> {
     std::fs::create_dir_all(root)?;
     let stamp = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S").to_string();

@@ -90,11 +90,7 @@ pub async fn serve(
         false => None,
     };
     let mut identity = Identity::open(&config.data_dir, &config.node_id)?;
-    let finished = force_sync::finish(&config, &identity, options.force_sync);
-    if finished.map_err(part("forced synchronisation"))? == force_sync::Finished::NewIncarnation {
-        drop(identity);
-        identity = Identity::open(&config.data_dir, &config.node_id)?;
-    }
+    force_sync::finish(&config, &mut identity, options.force_sync).map_err(part("forced synchronisation"))?;
     let synchronise = force_sync::asked_by_flag(&config.data_dir, options.force_sync)
         .map_err(part("forced synchronisation"))?
         && identity.founded();
@@ -105,6 +101,7 @@ pub async fn serve(
         .map_err(|e| ServeError::Part { what: "resource sampling", why: e.to_string() })?;
     let dispatch = Dispatch::new(node.clone(), config.election_timeout_max);
     let dispatching = dispatch.spawn();
+    let stewarding = crate::members::steward::spawn(node.clone(), live.clone());
     let app =
         App::new(node.clone(), Arc::clone(&store), dispatch, telemetry.clone(), logs, sampler, live.clone())
             .map_err(part("HTTP"))?;
@@ -156,8 +153,11 @@ pub async fn serve(
                     return;
                 }
             }
-            if let Err(why) = node.start(&config, store, telemetry).await {
-                tracing::error!(why, "the node takes no part; it stays up to be seen and cured");
+            loop {
+                if let Err(why) = node.start(&config, Arc::clone(&store), telemetry.clone()).await {
+                    tracing::error!(why, "the node takes no part; it stays up to be seen and cured");
+                }
+                node.wait_to_start_again().await;
             }
         }
     });
@@ -171,6 +171,7 @@ pub async fn serve(
     ending.cancel();
     node.stop().await;
     dispatching.abort();
+    stewarding.abort();
     drained.cancel();
     let all_served = async {
         let _ = serving.await;

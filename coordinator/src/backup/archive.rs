@@ -95,7 +95,7 @@ impl Stage {
     }
 
     fn machine(&mut self, node: &Node) -> Result<(), BackupError> {
-        let cut = node.with_machine_mut(Machine::begin_cut);
+        let cut = node.with_machine_mut(Machine::begin_cut).without_members();
         let files = Snapshots::new(&self.folder);
         let next = || node.with_machine_mut(|machine| machine.read_cut(&cut, TASKS_AT_ONCE));
         let name = files.write(&cut, next).map_err(|e| BackupError::NotNow(format!("{e}; ask again")))?;

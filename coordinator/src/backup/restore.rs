@@ -16,7 +16,7 @@ use crate::raft::identity::{Founding, Identity, Member, random_hex};
 use crate::raft::log::RaftLog;
 use crate::raft::snapshots::{SnapshotName, Snapshots};
 use crate::store::{Rebuild, Store, StoreOptions};
-use raft::eraftpb::{ConfState, Snapshot};
+use raft::eraftpb::Snapshot;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -93,15 +93,16 @@ fn write_all(
         incarnation: derived(&format!("node {node_id}")),
         address: address.clone(),
     });
-    let founding = Founding { cluster_id: derived("cluster"), members: members.collect() };
     let mut machine = archive.machine()?;
+    let founding = Founding {
+        cluster_id: derived("cluster"),
+        members: members.collect(),
+        machine_version: machine.version(),
+    };
     let now_ms = archive.manifest.created_at.as_millisecond();
-    machine.begin_anew(now_ms).map_err(BackupError::Refused)?;
+    machine.begin_anew(now_ms, founding.membership()).map_err(BackupError::Refused)?;
     let files = Snapshots::new(scratch);
-    let cut = machine.begin_cut();
-    let name = files
-        .write(&cut, || machine.read_cut(&cut, 4096))
-        .map_err(|e| BackupError::Refused(e.to_string()))?;
+    let name = files.write_machine(&mut machine).map_err(|e| BackupError::Refused(e.to_string()))?;
     let effects = machine.effects_for_rebuild();
     let mut quarantined = Vec::new();
     for config in &options.configs {
@@ -228,8 +229,7 @@ fn write_one(
     let mut snapshot = Snapshot::default();
     let metadata = snapshot.mut_metadata();
     (metadata.index, metadata.term) = (name.index, name.term);
-    let voters = founding.members.iter().map(Member::raft_id).collect();
-    metadata.set_conf_state(ConfState { voters, ..Default::default() });
+    metadata.set_conf_state(founding.membership().conf_state());
     snapshot.data = serde_json::to_vec(name).unwrap_or_default().into();
     let log =
         RaftLog::open(&config.data_dir.join("raft")).map_err(|e| BackupError::Refused(e.to_string()))?;

@@ -8,7 +8,10 @@
 mod check;
 mod cluster;
 mod maintenance;
+mod members;
 mod print;
+mod recover_quorum;
+mod rolling_restart;
 mod storage;
 pub mod submit;
 mod tasks;
@@ -34,8 +37,8 @@ pub enum Command {
     Submit(submit::SubmitCommand),
     /// Show every coordinator: role, term, log, tasks.
     Status(cluster::StatusCommand),
-    /// Show the members of the cluster as the leader sees them.
-    Members(cluster::MembersCommand),
+    /// List, add, remove and replace members; without a subcommand: list.
+    Members(members::MembersCommand),
     /// List, show, cancel and retry tasks.
     #[command(subcommand)]
     Tasks(tasks::TasksCommand),
@@ -50,6 +53,10 @@ pub enum Command {
     Backup(storage::BackupCommand),
     /// Make a new cluster's data directories from a backup.
     Restore(storage::RestoreCommand),
+    /// Restart every coordinator, one after another, never more than the cluster can lose.
+    RollingRestart(rolling_restart::RollingRestartCommand),
+    /// Found a new cluster from a survivor's directory, when a quorum is gone for good.
+    RecoverQuorum(recover_quorum::RecoverQuorumCommand),
 }
 
 impl Command {
@@ -66,6 +73,8 @@ impl Command {
             Command::Snapshot(command) => command.run().await,
             Command::Backup(command) => command.run().await,
             Command::Restore(command) => command.run().await,
+            Command::RollingRestart(command) => command.run().await,
+            Command::RecoverQuorum(command) => command.run().await,
         };
         match outcome {
             Ok(code) => ExitCode::from(code),

@@ -5,6 +5,7 @@ use super::extract::Params;
 use super::problem::{ApiError, ApiResult};
 use crate::health::{self, Vitals};
 use crate::integrity::Part;
+use crate::members::steward::{forgotten, forgotten_text};
 use api::ErrorCode;
 use api::admin::IntegrityCheck;
 use api::cluster::{Health, HealthStatus, Operations, PartHealth, Report, Resources, StateChecksum, Status};
@@ -140,6 +141,10 @@ pub fn status(app: &App) -> Status {
         pid: std::process::id(),
         boot_nonce: app.node.boot_nonce().to_owned(),
         leader_changes: view.leader_changes,
+        warnings: forgotten(&app.live.config(), &app.node.member_standings())
+            .iter()
+            .map(|m| forgotten_text(m))
+            .collect(),
     }
 }
 

@@ -6,13 +6,11 @@ use super::problem::ApiError;
 use api::ErrorCode;
 use axum::Router;
 use axum::extract::Request;
-use axum::routing::{delete, get, post};
+use axum::routing::{get, post};
 
 /// The routes.
 pub fn routes() -> Router<App> {
     Router::new()
-        .route("/api/cluster/members", post(refuse))
-        .route("/api/cluster/members/{node_id}", delete(refuse))
         .route("/api/auth/login", post(refuse))
         .route("/api/events", get(refuse))
         .route("/api/openapi.json", get(refuse))

@@ -14,6 +14,7 @@ use super::Machine;
 use super::records::Head;
 use super::tasks::Task;
 use super::workers::Worker;
+use raft::eraftpb::ConfState;
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Included};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -93,6 +94,19 @@ impl Cut {
         self.head.applied_term
     }
 
+    /// Who votes and follows there.
+    pub fn conf_state(&self) -> ConfState {
+        self.head.members.conf_state()
+    }
+
+    /// The same state without its members, for an archive that belongs to no cluster.
+    pub fn without_members(mut self) -> Cut {
+        let members = std::mem::take(&mut self.head.members).hash();
+        self.head.checksum = self.head.checksum.wrapping_sub(members);
+        self.head.standing_hash = self.head.standing_hash.wrapping_sub(members);
+        self
+    }
+
     /// The checksum of the state.
     pub fn checksum(&self) -> u128 {
         self.head.checksum
@@ -127,7 +141,7 @@ pub struct CutSum {
 impl CutSum {
     /// Begins with everything but the tasks.
     pub fn new(cut: &Cut) -> Self {
-        let mut sum = cut.head.counters_hash;
+        let mut sum = cut.head.standing_hash;
         for (name, lease) in &cut.head.named {
             sum = sum.wrapping_add(lease.compute_hash(name));
         }

@@ -8,6 +8,7 @@ use super::checksum::Checkpoint;
 use super::evict::Evicted;
 use super::leases::NamedLease;
 use super::limits::Limits;
+use super::members::Membership;
 use super::queue::Demand;
 use super::snapshot::{SnapshotError, maybe_shared_text};
 use super::tasks::{Attempt, Spec, Task};
@@ -39,9 +40,12 @@ pub(crate) struct Head {
     pub(crate) maintenance_since: Option<i64>,
     pub(crate) evicted: Evicted,
     pub(crate) named: BTreeMap<String, NamedLease>,
-    /// The part of the checksum that the counters make; of use only in the process that took it.
+    pub(crate) version: u32,
+    pub(crate) members: Membership,
+    /// The part of the checksum that is made by what is one of a kind; of use only in the process
+    /// that took it.
     #[serde(skip)]
-    pub(crate) counters_hash: u128,
+    pub(crate) standing_hash: u128,
 }
 
 impl Head {
@@ -61,7 +65,9 @@ impl Head {
             maintenance_since: machine.maintenance_since,
             evicted: machine.evicted,
             named: machine.named.clone(),
-            counters_hash: machine.counters_hash(),
+            version: machine.version,
+            members: machine.members.clone(),
+            standing_hash: machine.counters_hash().wrapping_add(machine.standing_hash()),
         }
     }
 }
@@ -304,6 +310,8 @@ impl Builder {
         machine.maintenance_since = head.maintenance_since;
         machine.evicted = head.evicted;
         machine.named = head.named;
+        machine.version = head.version.max(1);
+        machine.members = head.members;
         let (checksum, demands, texts) = (head.checksum, Vec::new(), BTreeSet::new());
         Ok(Builder { machine, checksum, demands, texts, tasks: 0 })
     }

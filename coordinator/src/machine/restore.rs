@@ -7,6 +7,7 @@
 
 use super::Machine;
 use super::attempts::AttemptEnd;
+use super::members::Membership;
 use crate::command::Stamp;
 use api::task::AttemptOutcome;
 
@@ -16,8 +17,9 @@ const TOKEN_JUMP: u64 = 1 << 40;
 const TOKEN_BOUND: u64 = 1 << 61;
 
 impl Machine {
-    /// Ends everything that others hold, and draws a line under the tokens.
-    pub fn begin_anew(&mut self, wall_ms: i64) -> Result<(), String> {
+    /// Ends everything that others hold, draws a line under the tokens, and takes these for the
+    /// members.
+    pub fn begin_anew(&mut self, wall_ms: i64, members: Membership) -> Result<(), String> {
         let last_token = self.last_token.saturating_add(TOKEN_JUMP);
         if last_token >= TOKEN_BOUND {
             return Err("its token counter is at its bound: it was restored too often".into());
@@ -38,6 +40,7 @@ impl Machine {
             self.records = self.records.wrapping_sub(lease.compute_hash(&name));
         }
         self.checkpoints.clear();
+        self.members = Membership { changed_index: self.applied_index, ..members };
         self.last_token = last_token;
         Ok(())
     }

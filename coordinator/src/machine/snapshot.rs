@@ -18,6 +18,7 @@ use super::Machine;
 use super::cut::{Cut, CutSum, CutTasks};
 use super::queue::Demand;
 use super::records::{Builder, Head, Item, ItemRef, TaskRef, WorkerBody};
+use super::version::MACHINE_VERSION;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::sync::Arc;
@@ -44,6 +45,14 @@ pub enum SnapshotError {
     Newer {
         /// Its version.
         found: u16,
+    },
+    /// Its machine has a version that this program does not know.
+    #[error(
+        "the snapshot is of machine version {found}, this program knows up to {MACHINE_VERSION}: update it"
+    )]
+    Machine {
+        /// The machine's version.
+        found: u32,
     },
     /// An older program wrote it.
     #[error(
@@ -195,6 +204,11 @@ impl Machine {
                     }
                     blocks.end()?;
                     return builder.finish(tasks);
+                }
+                if let Item::Head(head) = &item
+                    && head.version > MACHINE_VERSION
+                {
+                    return Err(SnapshotError::Machine { found: head.version });
                 }
                 take(&mut builder, item).map_err(SnapshotError::Inconsistent)?;
             }

@@ -4,13 +4,15 @@
 //! Invariant: entries are applied in order, each once. An entry that can't be decoded, or one
 //! of a kind this version does not know, stops the node instead of letting it diverge.
 
-use crate::command::Batch;
+use crate::command::{Batch, Reply};
+use crate::machine::members::{MemberChange, Membership};
 use crate::machine::{Cut, Machine};
 use crate::node::{Applied, NodeError};
 use crate::operations::OperationBook;
 use crate::raft::driver::{Inbox, Input};
 use crate::raft::limits::RaftLimits;
 use crate::raft::snapshots::{SnapshotName, Snapshots};
+use crate::replica::ConfOutcome;
 use crate::store::{Rebuild, Store};
 use crate::telemetry::{Telemetry, trail};
 use crossbeam_channel::Receiver;
@@ -30,8 +32,9 @@ pub enum Work {
     Apply(Vec<ToApply>),
     /// Replace the machine by this snapshot, which lies verified in the folder.
     Install(SnapshotName),
-    /// Take a snapshot now, whatever is due.
-    Snapshot(SnapshotWaiter),
+    /// Take a snapshot now, whatever the policy says: somebody asked for it, or a new member needs
+    /// one that names it.
+    Snapshot(Option<SnapshotWaiter>),
 }
 
 /// Whoever asked for a snapshot. Busy while another is written: asking again helps.
@@ -69,6 +72,8 @@ pub struct ToApply {
     pub entry: Entry,
     /// Empty where another node proposed it.
     pub waiters: Vec<Waiter>,
+    /// What a change of the membership made of Raft's sets.
+    pub conf: Option<ConfOutcome>,
 }
 
 /// Counters of the applier, read by health and metrics.
@@ -106,6 +111,8 @@ pub struct Applier {
     pub progress: Arc<ApplierProgress>,
     /// Metrics.
     pub telemetry: Telemetry,
+    /// Told when the members have changed.
+    pub members_changed: Arc<dyn Fn(&Membership) + Send + Sync>,
     /// Told why the node has to stop taking part.
     pub fail: Arc<dyn Fn(String) + Send + Sync>,
 }
@@ -132,7 +139,7 @@ impl Applier {
                     last.log_bytes = 0;
                     last.state_bytes.store(name.bytes, Ordering::Relaxed);
                 }),
-                Work::Snapshot(waiter) => self.snapshot(&mut last, Some(waiter)),
+                Work::Snapshot(waiter) => self.snapshot(&mut last, waiter),
             };
             *self.progress.busy_since.lock() = None;
             if let Err(why) = result {
@@ -181,9 +188,11 @@ impl Applier {
     fn install(&self, name: &SnapshotName) -> Result<(), String> {
         let machine = self.snapshots.read(name).map_err(|e| e.to_string())?;
         let effects = machine.effects_for_rebuild();
+        let members = machine.members().clone();
         failpoint!("install_before_swap");
         *self.machine.write() = machine;
         self.snapshots.note(name);
+        (self.members_changed)(&members);
         self.store.rebuild(name.index, effects, Rebuild::Merge);
         self.applied.send_replace(name.index);
         failpoint!("install_after_swap");
@@ -198,11 +207,19 @@ impl Applier {
         let count = batch.len();
         let mut answers = Vec::new();
         let mut index = 0;
+        let mut members = None;
         {
             let mut machine = self.machine.write();
             for item in batch {
                 index = item.entry.index;
-                let replies = self.apply_entry(&mut machine, &item.entry)?;
+                let replies = match item.entry.get_entry_type() {
+                    EntryType::EntryNormal => self.apply_entry(&mut machine, &item.entry)?,
+                    _ => {
+                        let reply = self.apply_change(&mut machine, &item.entry, item.conf.as_ref())?;
+                        members = Some(machine.members().clone());
+                        vec![reply]
+                    }
+                };
                 answers.extend(
                     item.waiters
                         .into_iter()
@@ -213,6 +230,9 @@ impl Applier {
         }
         self.progress.entries.fetch_add(count as u64, Ordering::Relaxed);
         self.telemetry.applied(started.elapsed());
+        if let Some(members) = members {
+            (self.members_changed)(&members);
+        }
         self.applied.send_replace(index);
         failpoint!("apply_before_answer");
         for (waiter, applied) in answers {
@@ -224,23 +244,15 @@ impl Applier {
         Ok(())
     }
 
-    fn apply_entry(
-        &self,
-        machine: &mut Machine,
-        entry: &Entry,
-    ) -> Result<Vec<crate::command::Reply>, String> {
+    fn apply_entry(&self, machine: &mut Machine, entry: &Entry) -> Result<Vec<Reply>, String> {
         let (index, term) = (entry.index, entry.term);
         let mut effects = Vec::new();
         let mut replies = Vec::new();
-        if entry.get_entry_type() != EntryType::EntryNormal {
-            return Err(format!(
-                "entry {index} changes the membership, which this version does not do: update the program"
-            ));
-        }
         if !entry.data.is_empty() {
             let batch = Batch::decode(&entry.data).map_err(|e| format!("entry {index}: {e}"))?;
             replies.reserve(batch.commands.len());
             for command in &batch.commands {
+                machine.admit(command).map_err(|why| format!("entry {index}: {why}"))?;
                 replies.push(machine.apply(index, term, batch.stamp, command, &mut effects));
             }
         }
@@ -251,6 +263,30 @@ impl Applier {
         }
         self.store.append(index, effects);
         Ok(replies)
+    }
+
+    /// Takes over what Raft made of a change of the membership, with the new members' records.
+    fn apply_change(
+        &self,
+        machine: &mut Machine,
+        entry: &Entry,
+        conf: Option<&ConfOutcome>,
+    ) -> Result<Reply, String> {
+        let index = entry.index;
+        let unread = |why: String| format!("entry {index} changes the membership and can't be read: {why}");
+        let conf = conf.ok_or_else(|| unread("Raft does not know its form".into()))?;
+        let change = MemberChange::decode(&entry.data).map_err(unread)?;
+        let mut effects = Vec::new();
+        let reply = match &conf.refused {
+            None => machine.change_members(index, &change, &conf.state, &mut effects),
+            Some(why) => Reply::Refused {
+                code: api::ErrorCode::InvalidState,
+                detail: format!("Raft refused it: {why}"),
+            },
+        };
+        machine.finish_entry(index, entry.term, &entry.data);
+        self.store.append(index, effects);
+        Ok(reply)
     }
 }
 
@@ -285,7 +321,7 @@ impl SnapshotThread {
                 );
                 self.telemetry.snapshot_written(began.elapsed(), name.bytes);
                 self.state_bytes.store(name.bytes, Ordering::Relaxed);
-                self.inbox.tell(Input::SnapshotWritten(name.clone()));
+                self.inbox.tell(Input::SnapshotWritten(name.clone(), cut.conf_state()));
                 if let Err(error) = self.snapshots.sweep((self.named_index)()) {
                     tracing::warn!(%error, "superseded snapshots could not be removed; tried again with the next");
                 }

@@ -9,7 +9,7 @@
 //! database and old snapshot go into quarantine.
 //!
 //! Only where the log itself is damaged, or its chain is not the majority's, the node can't keep
-//! it: then log, identity and all go into quarantine, and it comes back as a new incarnation,
+//! it: then log and snapshots go into quarantine, and it comes back as a new incarnation,
 //! which the cluster takes in like a new node.
 //!
 //! Invariants:
@@ -28,7 +28,7 @@ use crate::node::Node;
 use crate::operations::Operation;
 use crate::quarantine::quarantine;
 use api::cluster::{StateChecksum, Status};
-use raft::eraftpb::{ConfState, Snapshot};
+use raft::eraftpb::Snapshot;
 use serde::{Deserialize, Serialize};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -317,12 +317,12 @@ pub enum Finished {
     Nothing,
     /// The state was replaced.
     Swapped,
-    /// The node is a new one: its identity has to be made anew.
+    /// The node is a new one and joins its cluster like one.
     NewIncarnation,
 }
 
 /// Carries out the plan that lies there, if any. Nothing else may be open.
-pub fn finish(config: &Config, identity: &Identity, flag: bool) -> Result<Finished, String> {
+pub fn finish(config: &Config, identity: &mut Identity, flag: bool) -> Result<Finished, String> {
     let data_dir = &config.data_dir;
     let Some(plan) = read::<Plan>(data_dir, "plan.json")? else { return Ok(Finished::Nothing) };
     let own = Snapshots::new(data_dir);
@@ -349,7 +349,9 @@ pub fn finish(config: &Config, identity: &Identity, flag: bool) -> Result<Finish
     let db = config.db_path();
     let mut leaving = vec![db.clone(), with_suffix(&db, ".wal"), with_suffix(&db, ".history-wanted")];
     if finished == Finished::NewIncarnation {
-        leaving.extend(["raft", "snapshots", "identity.json"].map(|name| data_dir.join(name)));
+        // Log and snapshots go into quarantine with it; the database stays.
+        leaving.clear();
+        identity.renew(&plan.why).map_err(|e| e.to_string())?;
     } else {
         if from.exists() {
             fetched.read(name).map_err(|e| e.to_string())?;
@@ -363,9 +365,9 @@ pub fn finish(config: &Config, identity: &Identity, flag: bool) -> Result<Finish
             let folder = std::fs::File::open(data_dir.join("snapshots")).and_then(|f| f.sync_all());
             folder.map_err(|e| e.to_string())?;
         }
-        own.read(name).map_err(|e| e.to_string())?;
+        let machine = own.read(name).map_err(|e| e.to_string())?;
         let log = RaftLog::open(&data_dir.join("raft")).map_err(|e| e.to_string())?;
-        log.replace_state(&named(name, identity, &log))?;
+        log.replace_state(&named(name, &machine))?;
         drop(log);
         leaving.extend(others(&data_dir.join("snapshots"), &name.file));
     }
@@ -386,16 +388,12 @@ pub fn finish(config: &Config, identity: &Identity, flag: bool) -> Result<Finish
     Ok(finished)
 }
 
-/// Raft's own message about the snapshot. Who votes is what this node knew last.
-fn named(name: &SnapshotName, identity: &Identity, log: &RaftLog) -> Snapshot {
-    let founding = identity.founding();
-    let voters = founding.map(|f| f.members.iter().map(super::identity::Member::raft_id).collect());
-    let founded = ConfState { voters: voters.unwrap_or_default(), ..Default::default() };
+/// Raft's own message about the snapshot.
+fn named(name: &SnapshotName, machine: &Machine) -> Snapshot {
     let mut snapshot = Snapshot::default();
     let metadata = snapshot.mut_metadata();
-    metadata.index = name.index;
-    metadata.term = name.term;
-    metadata.set_conf_state(log.named_conf_state().unwrap_or(founded));
+    (metadata.index, metadata.term) = (name.index, name.term);
+    metadata.set_conf_state(machine.members().conf_state());
     snapshot.data = serde_json::to_vec(name).unwrap_or_default().into();
     snapshot
 }

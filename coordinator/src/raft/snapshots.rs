@@ -162,6 +162,15 @@ impl Snapshots {
         Ok(name)
     }
 
+    /// Writes a machine that nobody else uses.
+    pub fn write_machine(&self, machine: &mut Machine) -> Result<SnapshotName, SnapshotError> {
+        const TASKS_AT_ONCE: usize = 4096;
+        let cut = machine.begin_cut();
+        let written = self.write(&cut, || machine.read_cut(&cut, TASKS_AT_ONCE));
+        machine.end_cut(&cut);
+        written
+    }
+
     /// Gives a file that is whole and synced its name, durably.
     fn finish(&self, from: &Path, path: &Path) -> Result<(), SnapshotError> {
         let error = |source| SnapshotError::Io { path: path.to_owned(), source };
