@@ -209,8 +209,12 @@ impl Integrity {
         let work = move || {
             yield_to_others();
             let mut next = Instant::now() + interval.min(FIRST_SCRUB);
+            let mut pruned = Instant::now();
             while !sleep(&stop, HOUSEKEEPING) {
-                integrity.prune(keep_tasks, &stop);
+                if pruned.elapsed() >= PRUNE_INTERVAL {
+                    integrity.prune(keep_tasks, &stop);
+                    pruned = Instant::now();
+                }
                 if interval.is_zero() || Instant::now() < next || integrity.shared.node.cluster_id().is_none()
                 {
                     continue;
@@ -257,7 +261,9 @@ impl Integrity {
 /// After a start the first scrub comes within this time.
 const FIRST_SCRUB: Duration = Duration::from_secs(300);
 /// Between two looks at what is due.
-const HOUSEKEEPING: Duration = Duration::from_secs(10);
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// Between two looks at history that is beyond its retention.
+const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
 /// How long one batch of pruning may wait for the writer.
 const PRUNE_LIMIT: Duration = Duration::from_secs(60);
 
