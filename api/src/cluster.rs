@@ -235,6 +235,10 @@ pub struct StateChecksum {
     pub log_chain: String,
     /// The last 64 checkpoints, oldest first.
     pub checkpoints: Vec<CheckpointRecord>,
+    /// What the last check of the machine's records against these checksums found; none before
+    /// any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub integrity: Option<crate::admin::IntegrityCheck>,
 }
 
 /// `GET /api/health/resources`. Percentages are of the whole machine or file system.

@@ -38,7 +38,7 @@ pub(super) struct DoneRequest {
 }
 
 impl DoneRequest {
-    fn compute_hash(&self, key: &str) -> u128 {
+    pub(super) fn compute_hash(&self, key: &str) -> u128 {
         let mut canon = Canon::new(8);
         canon.text(key).u128(self.request_hash).u128(self.salt).u64(self.index).u64(self.done_log_ms);
         match &self.answer {

@@ -16,7 +16,8 @@
 //! If one of them is broken, replicas part silently, or a test is run twice and believed once.
 
 mod attempts;
-mod checksum;
+pub(crate) mod checksum;
+mod cut;
 mod effect;
 mod evict;
 mod keys;
@@ -24,6 +25,8 @@ mod leases;
 mod limits;
 pub mod members;
 mod queue;
+mod records;
+mod restore;
 pub mod settings;
 pub(crate) mod snapshot;
 mod submit;
@@ -33,12 +36,13 @@ mod view;
 mod workers;
 
 pub use checksum::Checkpoint;
+pub use cut::{Cut, CutSum, CutTasks};
 pub use effect::{Effect, EventKind};
 pub use leases::LeaseView;
 pub use limits::Limits;
 pub use queue::{Demand, ReadyClass};
 pub use settings::{SETTINGS, Setting};
-pub use snapshot::SnapshotError;
+pub use snapshot::{SNAPSHOT_VERSION, SnapshotEncoder, SnapshotError};
 pub use tasks::{Attempt, Spec};
 pub use view::{Pending, TaskFilter};
 pub use workers::{Standing, Worker};

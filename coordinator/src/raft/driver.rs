@@ -134,6 +134,8 @@ pub struct Driver<O: OlderEntries> {
     pub applier: Sender<Work>,
     /// Up to which index DuckDB is durable; entries behind it are kept for it.
     pub store_durable: Box<dyn Fn() -> u64 + Send>,
+    /// Index of the oldest snapshot that a peer is fetching; it needs the entries behind it.
+    pub fetched_index: Box<dyn Fn() -> Option<u64> + Send>,
     /// The peers.
     pub transport: Arc<Transport>,
     /// Where the view goes.
@@ -419,7 +421,7 @@ impl<O: OlderEntries> Driver<O> {
             let _ = self.applier.send(Work::Apply(entries));
         }
         if turn.wants_snapshot {
-            let _ = self.applier.send(Work::Snapshot);
+            let _ = self.applier.send(Work::Snapshot(None));
         }
         for tag in turn.refused {
             if let Some((waiters, _)) = waiting.proposals.remove(&tag) {
@@ -458,8 +460,12 @@ impl<O: OlderEntries> Driver<O> {
         metadata.term = name.term;
         metadata.set_conf_state(conf);
         snapshot.data = serde_json::to_vec(name).unwrap_or_default().into();
-        let upto =
-            name.index.saturating_sub(self.limits.snapshot_threshold_entries()).min((self.store_durable)());
+        let fetched = (self.fetched_index)().unwrap_or(u64::MAX);
+        let upto = name
+            .index
+            .saturating_sub(self.limits.snapshot_threshold_entries())
+            .min((self.store_durable)())
+            .min(fetched);
         if let Some(write) = self.replica.on_snapshot(snapshot, upto) {
             let _ = self.writer.send(write);
         }

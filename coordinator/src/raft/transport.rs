@@ -21,6 +21,7 @@ use crate::raft::frames::{Frames, KIND_ECHO, KIND_MESSAGES, KIND_PULSE, frame, i
 use crate::raft::handover::Trouble;
 use crate::raft::handshake::{HANDSHAKE, Handshake, PeerState, Refusal, VERDICT};
 use crate::raft::identity::Member;
+use crate::raft::peer_http::PeerHttp;
 use crate::raft::roster::Roster;
 use crate::raft::snapshots::{SnapshotName, Snapshots};
 use crate::telemetry::{Direction, Telemetry};
@@ -135,7 +136,7 @@ pub struct Transport {
     /// Attempts that fail in a row before the log says that a peer can't be reached.
     retry_limit: u32,
     snapshots: Snapshots,
-    http: reqwest::Client,
+    http: PeerHttp,
     /// True while a snapshot is fetched; one at a time.
     fetching: Arc<AtomicBool>,
     /// Counts connections, so that their lines in the log can be told apart.
@@ -168,7 +169,7 @@ impl Transport {
             connect_timeout,
             retry_limit,
             snapshots,
-            http: reqwest::Client::new(),
+            http: PeerHttp::new(reqwest::Client::new()),
             fetching: Arc::default(),
             connections: AtomicU64::new(0),
         });
@@ -348,6 +349,11 @@ impl Transport {
         Ok((raft_id, hello))
     }
 
+    /// A client of the peers.
+    pub fn http(&self) -> &PeerHttp {
+        &self.http
+    }
+
     /// Answers a peer's upgrade.
     pub fn accept(self: &Arc<Self>, mut request: Request<Body>) -> Response<Body> {
         let refuse = |status: StatusCode, why: String, verdict: Option<Verdict>| {
@@ -463,8 +469,11 @@ impl Transport {
             let (inbox, snapshots, fetching) =
                 (self.inbox.clone(), self.snapshots.clone(), self.fetching.clone());
             let (address, http) = (self.address_of(peer), self.http.clone());
+            let telemetry = self.telemetry.clone();
             tokio::spawn(async move {
-                match snapshots.fetch(&http, &address, &name).await {
+                let fetched = snapshots.fetch(&http, &address, &name).await;
+                telemetry.snapshot_fetched(fetched.is_ok());
+                match fetched {
                     Ok(()) => inbox.peer(vec![message]),
                     // The leader sends it again when it hears nothing.
                     Err(error) => tracing::warn!(%error, "a snapshot could not be fetched"),
