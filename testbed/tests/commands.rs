@@ -50,7 +50,6 @@ fn every_command_works_for_people_and_for_programs() {
             (vec!["maintenance", "disable"], 0, "off"),
             (vec!["transfer"], 0, "leads (before"),
             (vec!["transfer", "--to", "nobody"], 1, "no voter"),
-            (vec!["doctor", "--no-archive"], 0, "3 of 3 nodes answer"),
             (vec!["status", "--coordinators", "nonsense"], 2, "host:port"),
         ] {
             let run = coordinator(&arguments);
