@@ -134,12 +134,18 @@ impl Cluster {
 
     /// Starts node `index`; one that runs goes on.
     pub fn start_node(&mut self, index: usize) -> Result<(), Error> {
+        self.start_node_with(index, &[])
+    }
+
+    /// As [`Cluster::start_node`], with more arguments.
+    pub fn start_node_with(&mut self, index: usize, more: &[&str]) -> Result<(), Error> {
         if self.nodes[index].as_mut().is_some_and(Started::is_alive) {
             return Ok(());
         }
         let place = &self.places[index];
         let program = self.binaries.path(self.program)?;
-        let arguments = ["--config".to_owned(), place.config.display().to_string()];
+        let mut arguments = vec!["--config".to_owned(), place.config.display().to_string()];
+        arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
         let started = Started::spawn_with(
             &place.id,
             &program,
