@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// The names under which the tests of each fault stand, wherever they stand.
-const LESSONS: [&str; 27] = [
+const LESSONS: [&str; 29] = [
     "acked_write_survives_leader_loss",
     "no_commit_without_majority",
     "stale_leader_refuses_writes",
@@ -24,6 +24,7 @@ const LESSONS: [&str; 27] = [
     "followers_never_serve_stale_by_default",
     "leader_is_found_by_id_not_substring",
     "status_has_no_side_effects",
+    "documented_flag_exists",
     "every_health_endpoint_is_served",
     "higher_priority_first_everywhere",
     "requirements_are_never_dropped",
@@ -35,6 +36,7 @@ const LESSONS: [&str; 27] = [
     "benchmark_measures_wall_clock",
     "divergence_raises_alert",
     "divergence_blames_the_minority",
+    "disk_stall_moves_leadership",
     "live_probe_sees_stuck_raft_loop",
     "liveness_does_not_restart_a_busy_node",
     "one_observer_is_not_the_truth",

@@ -17,7 +17,8 @@
 //!   it has written), its vote would not be: the entry it lost may have been committed with its help.
 //! - A proposal's outcome is told once. A leader that steps down waits for it: the entry is applied
 //!   here, or another of a later term is committed at its place or before, and then it is lost for
-//!   good and nothing was done. Only where a snapshot jumps over its place is it unknown.
+//!   good and nothing was done. Where a snapshot jumps over its place, or this node leads again with a
+//!   log that lost it, the outcome is unknown.
 
 mod changes;
 mod log_view;
@@ -387,10 +388,12 @@ impl<O: OlderEntries> Replica<O> {
             return Err(ProposeRefused::Busy);
         }
         self.last_log_ms = log_ms;
-        // What an earlier office left behind at this place was overwritten, or this log would have it.
+        // What an earlier office left behind at this place was overwritten here. Elsewhere it may
+        // still stand, and until something of a later term is committed at its place or before, a
+        // node that has it may lead next and commit it.
         while let Some((_, _, tag)) = self.proposals.pop_back_if(|(index, ..)| *index > before) {
             self.changes.remove(&tag);
-            self.lost.push(tag);
+            self.unknown.push(tag);
         }
         self.proposals.push_back((before + 1, self.raw.raft.term, tag));
         Ok(())

@@ -35,6 +35,8 @@ pub struct Truth {
     /// Acknowledged tasks with the index of each.
     pub acknowledged: BTreeMap<String, u64>,
     pub highest_acknowledged: u64,
+    /// Tasks of every entry that any node has applied.
+    pub submitted: BTreeSet<String>,
     /// The newest members that any node has applied, and every number that was ever one.
     pub members: Membership,
     pub members_seen: BTreeSet<u64>,
@@ -189,6 +191,7 @@ impl World {
         assert_eq!(*first, replies, "nodes answer differently at index {}", entry.index);
         for task in commands.iter().filter_map(submitted).flatten() {
             assert!(!self.clients.refused.contains(task), "{task} was refused, and is in the log");
+            self.truth.submitted.insert(task.clone());
         }
         self.trace.mark(entry.index << 16 ^ entry.term);
         self.check_state(at);

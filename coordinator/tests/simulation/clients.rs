@@ -50,6 +50,22 @@ impl Clients {
         self.proposals.remove(&(node, tag));
     }
 
+    /// The proposal was told that it never happened and never will: its tasks are refused ones.
+    pub fn lost(&mut self, node: u64, tag: Tag) -> Vec<String> {
+        assert!(self.settled.insert(tag), "proposal {tag} was told two outcomes");
+        let commands = self.proposals.remove(&(node, tag)).unwrap_or_default();
+        let tasks: Vec<String> = commands
+            .into_iter()
+            .filter_map(|command| match command {
+                Command::Submit { tasks } => Some(tasks.into_iter().map(|t| t.task_id)),
+                _ => None,
+            })
+            .flatten()
+            .collect();
+        self.refused.extend(tasks.iter().cloned());
+        tasks
+    }
+
     pub fn expired(&mut self, node: u64, tag: Tag) {
         self.reads.remove(&(node, tag));
     }

@@ -399,6 +399,11 @@ impl World {
         running.snapshot_wanted |= turn.wants_snapshot;
         turn.refused.iter().for_each(|tag| self.clients.unknown(id, *tag));
         turn.unknown.iter().for_each(|tag| self.clients.unknown(id, *tag));
+        for tag in &turn.lost {
+            for task in self.clients.lost(id, *tag) {
+                assert!(!self.truth.submitted.contains(&task), "{task} was told lost, and is in the log");
+            }
+        }
         turn.expired_reads.iter().for_each(|tag| self.clients.expired(id, *tag));
         self.send(at, turn.send);
         self.answer_reads(at);
