@@ -11,7 +11,7 @@ use crate::members::{founders, voters};
 use crate::mutations::Mutation;
 use crate::network::{Payload, Pulse};
 use crate::world::{STEP_MS, World};
-use coordinator::machine::Machine;
+use coordinator::machine::{Cut, Machine, SnapshotEncoder};
 use coordinator::replica::{Committed, LogWrite, Recovered, Replica, ReplicaConfig, Tag, Truncated, Turn};
 use raft::StateRole;
 use raft::eraftpb::{ConfState, Message, MessageType, Snapshot};
@@ -21,6 +21,8 @@ use std::collections::{BTreeMap, VecDeque};
 const PULSE_STEPS: u64 = 10;
 /// Steps that fetching a snapshot takes.
 const FETCH_STEPS: u64 = 6;
+/// Tasks that the snapshot thread reads at once.
+const TASKS_AT_ONCE: usize = 20;
 
 /// What the owner thread is told.
 pub enum Input {
@@ -29,17 +31,14 @@ pub enum Input {
     Durable { number: u64, send: Vec<Message> },
     Applied(u64),
     Installed(u64, u64),
-    SnapshotWritten(Taken, String),
+    SnapshotWritten { index: u64, term: u64, conf: ConfState, file: String },
 }
 
-/// A snapshot of the machine: where it stands, and who its members were.
-pub struct Taken {
-    index: u64,
-    term: u64,
-    conf: ConfState,
+/// A snapshot under way: the cut it is read from while the machine goes on, and what was read.
+struct Taken {
+    cut: Cut,
+    encoder: SnapshotEncoder,
     bytes: Vec<u8>,
-    /// Half of the file is written.
-    half: bool,
 }
 
 /// What the applier is given, in order.
@@ -209,6 +208,7 @@ impl World {
             heard_peer: false,
             was_leader: 0,
         });
+        self.check_state(at);
         self.reached(at, Boundary::Started);
     }
 
@@ -350,7 +350,7 @@ impl World {
                 running.told_applied = index;
                 self.answer_reads(at);
             }
-            Input::SnapshotWritten(Taken { index, term, conf, .. }, file) => {
+            Input::SnapshotWritten { index, term, conf, file } => {
                 let mut snapshot = Snapshot { data: file.into_bytes().into(), ..Default::default() };
                 let metadata = snapshot.mut_metadata();
                 (metadata.index, metadata.term) = (index, term);
@@ -562,38 +562,43 @@ impl World {
 
     /// Takes a snapshot now and then, and carries on with one that is being written.
     fn snapshot(&mut self, at: usize) {
-        let (due, goes_on) = (self.random.chance(15) && !self.quiet, self.random.chance(300));
+        let (due, goes_on) = (self.random.chance(15) && !self.quiet, self.random.chance(500));
         let Some(running) = &mut self.nodes[at].running else { return };
         let Some(mut taken) = running.snapshot.take() else {
             let index = running.machine.applied_index();
             if (due || running.snapshot_wanted) && index > running.snapshot_index {
                 running.snapshot_wanted = false;
                 running.snapshot_index = index;
-                running.snapshot = Some(Taken {
-                    index,
-                    term: running.machine.applied_term(),
-                    conf: running.machine.members().conf_state(),
-                    bytes: running.machine.encode_snapshot(),
-                    half: false,
-                });
+                let cut = running.machine.begin_cut();
+                let encoder = SnapshotEncoder::new(&cut);
+                running.snapshot = Some(Taken { cut, encoder, bytes: Vec::new() });
             }
             return;
         };
-        if !goes_on || !taken.half {
-            taken.half |= goes_on;
+        if !goes_on {
             running.snapshot = Some(taken);
-            if goes_on {
-                self.reached(at, Boundary::SnapshotHalf);
-            }
             return;
         }
-        let (file, bytes) = (format!("{}-{}", taken.index, taken.term), std::mem::take(&mut taken.bytes));
+        // None: the machine was replaced meanwhile, and its cut with it.
+        let Some(tasks) = running.machine.read_cut(&taken.cut, TASKS_AT_ONCE) else { return };
+        if !tasks.is_empty() {
+            taken.encoder.add(&tasks);
+            taken.bytes.extend(taken.encoder.take());
+            running.snapshot = Some(taken);
+            self.reached(at, Boundary::SnapshotHalf);
+            return;
+        }
+        running.machine.end_cut(&taken.cut);
+        let Taken { cut, encoder, mut bytes } = taken;
+        bytes.extend(encoder.finish().expect("the records add up to the checksum of the cut"));
+        let (index, term, conf) = (cut.index(), cut.term(), cut.conf_state());
+        let file = format!("{index}-{term}");
         self.nodes[at].disk.0.borrow_mut().files.insert(file.clone(), bytes);
         if self.reached(at, Boundary::SnapshotFile) {
             return;
         }
         if let Some(running) = &mut self.nodes[at].running {
-            running.inbox.push_back(Input::SnapshotWritten(taken, file));
+            running.inbox.push_back(Input::SnapshotWritten { index, term, conf, file });
         }
     }
 
