@@ -19,11 +19,14 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime")
 }
 
+/// What was acknowledged, what failed, and the longest wait for an answer.
+type Heard = (Vec<String>, Vec<String>, Duration);
+
 /// Writers that repeat nothing: every answer but 201 is kept.
 struct Plain {
     stop: Arc<AtomicBool>,
     acknowledged: Arc<AtomicU64>,
-    writers: Vec<JoinHandle<(Vec<String>, Vec<String>, Duration)>>,
+    writers: Vec<JoinHandle<Heard>>,
 }
 
 impl Plain {
@@ -75,8 +78,8 @@ impl Plain {
         .unwrap();
     }
 
-    /// Ends the writers: what was acknowledged, what failed, the longest wait for an answer.
-    async fn end(self) -> (Vec<String>, Vec<String>, Duration) {
+    /// Ends the writers.
+    async fn end(self) -> Heard {
         self.stop.store(true, Ordering::Relaxed);
         let mut all = (Vec::new(), Vec::new(), Duration::ZERO);
         for writer in self.writers {
