@@ -213,6 +213,40 @@ impl Client {
         }
     }
 
+    /// GET `path` for a body that is read piece by piece: from the first address that gives it,
+    /// each of which may be silent for `silence`.
+    pub async fn download(&self, path: &str, silence: Duration) -> Result<reqwest::Response, ClientError> {
+        let mut last = ClientError::NoAddress;
+        for address in &self.shared.addresses {
+            let sent = self.http.get(format!("http://{address}{path}")).send();
+            last = match tokio::time::timeout(silence, sent).await {
+                Ok(Ok(answer)) if answer.status().is_success() => return Ok(answer),
+                Ok(Ok(answer)) => {
+                    let status = answer.status();
+                    let bytes = answer.bytes().await.unwrap_or_default();
+                    match serde_json::from_slice::<Problem>(&bytes) {
+                        Ok(problem) => ClientError::Problem(problem),
+                        Err(_) => {
+                            let why = format!("status {status}");
+                            ClientError::Malformed { address: address.clone(), why }
+                        }
+                    }
+                }
+                Ok(Err(e)) => ClientError::Unreachable {
+                    waited_ms: 0,
+                    addresses: address.clone(),
+                    last: error_chain(&e),
+                },
+                Err(_) => ClientError::Unreachable {
+                    waited_ms: silence.as_millis(),
+                    addresses: address.clone(),
+                    last: "silent".into(),
+                },
+            };
+        }
+        Err(last)
+    }
+
     /// One request to one address.
     async fn once<T: DeserializeOwned>(
         &self,

@@ -97,6 +97,18 @@ pub struct Maintenance {
     /// Since when.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
+    /// Who turned it on: a user, what the request called itself, or the program that sent it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
+/// `POST /api/maintenance/enable` and `/disable`; an empty body does as well.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SwitchMaintenance {
+    /// Who does it, at most 128 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
 }
 
 /// `GET /api/status`.
@@ -223,6 +235,10 @@ pub struct StateChecksum {
     pub log_chain: String,
     /// The last 64 checkpoints, oldest first.
     pub checkpoints: Vec<CheckpointRecord>,
+    /// What the last check of the machine's records against these checksums found; none before
+    /// any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub integrity: Option<crate::admin::IntegrityCheck>,
 }
 
 /// `GET /api/health/resources`. Percentages are of the whole machine or file system.

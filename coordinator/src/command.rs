@@ -193,6 +193,8 @@ pub enum Command {
     Maintenance {
         /// On or off.
         enabled: bool,
+        /// Who did it, as far as it is known.
+        by: Option<String>,
     },
     /// Remember checksum and chain at this index.
     Checkpoint,

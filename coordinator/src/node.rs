@@ -11,7 +11,8 @@ pub use members::MembershipError;
 use crate::command::{Command, Reply};
 use crate::config::Config;
 use crate::machine::Machine;
-use crate::raft::applier::{Applier, ApplierProgress};
+use crate::operations::OperationBook;
+use crate::raft::applier::{Applier, ApplierProgress, SnapshotRefused, Work};
 use crate::raft::driver::{Driver, Inbox, Input, TICK, inbox};
 use crate::raft::founding::{Founder, IdentityCard, Stage};
 use crate::raft::handover::Fitness;
@@ -45,6 +46,8 @@ const READ_LIMIT: Duration = Duration::from_secs(5);
 const LOG_CACHE_BYTES: u64 = 32 * 1024 * 1024;
 /// Bytes of proposals in flight.
 const UNCOMMITTED_BYTES: u64 = 64 * 1024 * 1024;
+/// Between two questions whether a snapshot can be taken.
+const SNAPSHOT_POLL: Duration = Duration::from_millis(50);
 /// Work that takes longer than this is listed as an operation.
 const OPERATION_AFTER: Duration = Duration::from_millis(250);
 
@@ -185,6 +188,11 @@ struct Shared {
     running: RwLock<Option<Running>>,
     writer: Arc<WriterProgress>,
     applier: Arc<ApplierProgress>,
+    operations: OperationBook,
+    /// Cancelled when the process has to begin anew.
+    restart: CancellationToken,
+    /// Why linearizable reads are not served here, if so.
+    left_reads: Mutex<Option<String>>,
     turns: Arc<AtomicU64>,
     end: CancellationToken,
     /// Told when the node is to start again under a new incarnation.
@@ -196,6 +204,7 @@ struct Shared {
 #[derive(Clone)]
 struct Running {
     inbox: Inbox,
+    applier: crossbeam_channel::Sender<Work>,
     transport: Arc<Transport>,
     log: RaftLog,
     /// Ends the connections of this run.
@@ -222,6 +231,9 @@ impl Node {
                 running: RwLock::new(None),
                 writer: Arc::default(),
                 applier: Arc::default(),
+                operations: OperationBook::default(),
+                restart: CancellationToken::new(),
+                left_reads: Mutex::default(),
                 turns: Arc::default(),
                 end: CancellationToken::new(),
                 start_again: tokio::sync::Notify::new(),
@@ -252,7 +264,7 @@ impl Node {
             }
             Ok(LogEnd::Damaged { file, offset, why }) => {
                 return Err(self.fail(format!(
-                    "the log is damaged in {} at byte {offset}: {why}; the node takes no part. Keep the directory as evidence and bring the node back with an empty one",
+                    "the log is damaged in {} at byte {offset}: {why}; the node takes no part. To bring it back as a new member, its log kept in quarantine: coordinator members rejoin",
                     file.display()
                 )));
             }
@@ -321,6 +333,7 @@ impl Node {
             inbox.clone(),
             telemetry.clone(),
             Duration::from_secs(config.connection_timeout),
+            config.connection_retry_limit,
             self.shared.snapshots.clone(),
             end.clone(),
             Arc::new(self.clone()),
@@ -342,6 +355,11 @@ impl Node {
             snapshots: self.shared.snapshots.clone(),
             limits: self.shared.limits.clone(),
             snapshot_index,
+            named_index: Arc::new({
+                let log = log.clone();
+                move || log.named_index()
+            }),
+            operations: self.shared.operations.clone(),
             replay_until,
             inbox: inbox.clone(),
             applied: self.shared.applied.clone(),
@@ -364,11 +382,15 @@ impl Node {
             replica,
             outbox,
             writer,
-            applier: to_applier,
+            applier: to_applier.clone(),
             store_durable: Box::new(move || {
                 let health = store.health();
                 // A store that has to be rebuilt needs no entries: it takes them from the machine.
                 if health.healthy { health.durable_index } else { u64::MAX }
+            }),
+            fetched_index: Box::new({
+                let snapshots = self.shared.snapshots.clone();
+                move || snapshots.fetched_index()
             }),
             transport: transport.clone(),
             publisher: Publisher::new(
@@ -387,7 +409,7 @@ impl Node {
             turns: self.shared.turns.clone(),
             raft_id,
         };
-        *self.shared.running.write() = Some(Running { inbox, transport, log, end });
+        *self.shared.running.write() = Some(Running { inbox, applier: to_applier, transport, log, end });
         let driver_thread = std::thread::Builder::new()
             .name("raft".into())
             .spawn(move || driver.run(applied))
@@ -415,6 +437,7 @@ impl Node {
                 format!("{e}; the log before it is gone, so this node can't come back by itself: keep its directory as evidence")
             })?;
             begin = name.index;
+            self.shared.snapshots.note(name);
             self.shared.applied.send_replace(begin);
             *self.shared.machine.write() = machine;
         }
@@ -443,6 +466,42 @@ impl Node {
     /// How much room disk and memory have.
     pub fn room(&self) -> &Room {
         &self.shared.room
+    }
+
+    /// What takes longer than a request.
+    pub fn operation_book(&self) -> &OperationBook {
+        &self.shared.operations
+    }
+
+    /// Cancelled when the process has to begin anew, with what lies prepared on the disk.
+    pub fn restart(&self) -> &CancellationToken {
+        &self.shared.restart
+    }
+
+    /// Serves no linearizable reads any more, for this reason; or serves them again.
+    pub fn leave_reads(&self, why: Option<String>) {
+        *self.shared.left_reads.lock() = why;
+    }
+
+    /// Takes a snapshot of the machine now, and waits until it is on disk.
+    pub async fn snapshot_now(&self, limit: Duration) -> Result<SnapshotName, String> {
+        let deadline = tokio::time::Instant::now() + limit;
+        loop {
+            let applier = self.shared.running.read().as_ref().map(|r| r.applier.clone());
+            let applier = applier.ok_or("Raft does not run on this node, so nothing is applied")?;
+            let (waiter, outcome) = oneshot::channel();
+            applier.send(Work::Snapshot(Some(waiter))).map_err(|_| "the applier has ended")?;
+            match tokio::time::timeout_at(deadline, outcome).await {
+                Ok(Ok(Ok(name))) => return Ok(name),
+                Ok(Ok(Err(SnapshotRefused::Busy))) => tokio::time::sleep(SNAPSHOT_POLL).await,
+                Ok(Ok(Err(SnapshotRefused::Failed(why)))) => return Err(why),
+                Ok(Err(_)) => return Err("the applier has ended".into()),
+                Err(_) => return Err(format!("there was no snapshot within {} s", limit.as_secs())),
+            }
+            if tokio::time::Instant::now() >= deadline {
+                return Err(format!("another snapshot was being written for {} s", limit.as_secs()));
+            }
+        }
     }
 
     /// Ends Raft: hands leadership over if this node leads, then stops the threads.
@@ -593,12 +652,21 @@ impl Node {
         if let Some(at) = *self.shared.applier.busy_since.lock() {
             add("apply", "apply", at.elapsed(), "applying committed entries".into());
         }
+        for (id, kind, took, detail) in self.shared.operations.list() {
+            add(&id, kind, took, detail);
+        }
+        all.sort_by_key(|operation| operation.started_at);
         all
     }
 
     /// The machine; hold the guard only for a moment, the applier waits for it.
     pub fn machine(&self) -> RwLockReadGuard<'_, Machine> {
         self.shared.machine.read()
+    }
+
+    /// Works on the machine under its lock; for cuts only, which change nothing of the state.
+    pub(crate) fn with_machine_mut<T>(&self, work: impl FnOnce(&mut Machine) -> T) -> T {
+        work(&mut self.shared.machine.write())
     }
 
     /// Highest applied index.
@@ -650,6 +718,9 @@ impl Node {
 
     /// An index that a linearizable read has to have applied; waits until it is.
     pub async fn read_barrier(&self) -> Result<u64, NodeError> {
+        if let Some(why) = self.shared.left_reads.lock().clone() {
+            return Err(NodeError::Unavailable { role: self.view().role, why });
+        }
         let (reply, outcome) = oneshot::channel();
         self.inbox()?.client(Input::Read(reply))?;
         match tokio::time::timeout(READ_LIMIT, outcome).await {

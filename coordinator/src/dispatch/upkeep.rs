@@ -104,7 +104,7 @@ impl Dispatch {
         }
         for bundle in workers.chunks(MAX_IN_FLIGHT) {
             let lost = bundle.iter().map(|worker_id| {
-                tracing::warn!(worker = %worker_id, "the worker fell silent and is given up");
+                tracing::warn!(%worker_id, "the worker fell silent and is given up");
                 self.log(Command::WorkerLost { worker_id: worker_id.clone() })
             });
             futures_util::future::join_all(lost).await;

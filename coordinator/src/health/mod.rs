@@ -45,6 +45,8 @@ pub struct Vitals {
     pub raft_still_ms: u64,
     /// What the store says.
     pub db: PartHealth,
+    /// Damage that checks of integrity found.
+    pub findings: Vec<String>,
     /// What the process uses.
     pub resources: Resources,
     /// What it may use.
@@ -63,6 +65,7 @@ pub fn overall(vitals: &Vitals) -> Health {
         apply_thread(vitals),
         leader(vitals),
         db(vitals),
+        integrity(vitals),
         disk(vitals),
         memory(vitals),
         clocks(vitals),
@@ -195,6 +198,13 @@ fn db(vitals: &Vitals) -> Check {
     check("db", HealthStatus::Degraded, why)
 }
 
+fn integrity(vitals: &Vitals) -> Check {
+    match vitals.findings.is_empty() {
+        true => check("integrity", HealthStatus::Ok, "no damage was found"),
+        false => check("integrity", HealthStatus::Degraded, vitals.findings.join("; ")),
+    }
+}
+
 fn disk(vitals: &Vitals) -> Check {
     let resources = &vitals.resources;
     let (used, free_mb) = (resources.disk_usage, resources.disk_free_bytes / (1024 * 1024));
@@ -263,6 +273,7 @@ mod tests {
             progress: Progress { raft_turns: 10, log_syncs: 5, applied_entries: 100, ..Progress::default() },
             raft_still_ms: 0,
             db: PartHealth { healthy: true, details: BTreeMap::new() },
+            findings: Vec::new(),
             resources: Resources {
                 cpu_usage: 1.0,
                 memory_usage: 1.0,

@@ -11,6 +11,9 @@ use std::future::Future;
 use std::time::Duration;
 use tower::ServiceExt;
 
+mod admin;
+mod backup;
+
 /// What any single condition may take on a slow machine.
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -31,7 +34,10 @@ struct Answer {
 impl Live {
     /// A node that has not been started: role uninitialised.
     fn idle() -> Live {
-        let folder = tempfile::tempdir().unwrap();
+        Live::in_folder(tempfile::tempdir().unwrap())
+    }
+
+    fn in_folder(folder: tempfile::TempDir) -> Live {
         let config: Config = serde_json::from_value(json!({
             "node_id": "n1", "host": "127.0.0.1", "port": 8080, "data_dir": folder.path(),
             "enable_redundancy": false,
@@ -60,7 +66,11 @@ impl Live {
 
     /// A node that leads its cluster of one.
     async fn leading() -> Live {
-        let live = Live::idle();
+        Live::idle().started().await
+    }
+
+    async fn started(self) -> Live {
+        let live = self;
         let store = Arc::clone(&live.app.store);
         let (config, telemetry) = (Arc::clone(&live.app.config), live.app.telemetry.clone());
         live.app.node.start(&config, store, telemetry).await.unwrap();
@@ -428,8 +438,7 @@ async fn bad_requests_are_named() {
         (live.get("/api/results?status=running").await, 422, "validation", "/api/tasks"),
         (live.get("/api/tasks/%FF").await, 422, "validation", ""),
         (live.act("/api/tasks/never/cancel").await, 404, "unknown_task", "never"),
-        (live.act("/api/admin/rebuild_db").await, 501, "not_implemented", "/api/admin/rebuild_db"),
-        (live.get("/api/backup").await, 501, "not_implemented", "/api/backup"),
+        (live.get("/api/events").await, 501, "not_implemented", "/api/events"),
         (live.post("/api/cluster/transfer", json!({"to": "n9"})).await, 404, "unknown_member", "n9"),
         (live.get("/api/cluster/can_lose?node=n9").await, 404, "unknown_member", "n9"),
         (live.get("/api/logs?level=loud").await, 422, "validation", "loud"),
@@ -504,6 +513,7 @@ async fn every_declared_metric_of_the_node_is_scraped() {
     let live = Live::leading().await;
     live.noop("a").await;
     live.get("/api/tasks/a").await;
+    live.act("/api/admin/snapshot").await;
     let text = live.app.telemetry.render().unwrap();
     for expected in [
         "holdfast_raft_role{state=\"leader\"} 1",
@@ -530,6 +540,23 @@ async fn every_declared_metric_of_the_node_is_scraped() {
             assert!(text.contains(&format!("# TYPE {name} ")), "{name} is declared but not scraped");
         }
     }
+    live.end().await;
+}
+
+/// A program that is older than what the log has reached must not go on by guessing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_newer_machine_version_in_the_log_stops_the_node() {
+    let live = Live::leading().await;
+    live.noop("before").await;
+    let newer = crate::machine::version::MACHINE_VERSION + 1;
+    let told = live.app.node.propose(Command::RaiseVersion { to: newer }).await;
+    assert_eq!(told.unwrap_err(), crate::node::NodeError::UnknownOutcome);
+    until("role failed", async || live.app.node.view().role == api::cluster::Role::Failed).await;
+    let why = live.app.node.view().role_detail.unwrap();
+    assert!(why.contains("update the program"), "{why}");
+    let status = live.get("/api/status").await.body;
+    assert_eq!(status["role"], "failed", "it stays up to be seen");
+    assert_eq!(live.get("/api/tasks/before").await.status, 503);
     live.end().await;
 }
 

@@ -29,7 +29,7 @@ enum Answer {
 
 /// A request that was done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct DoneRequest {
+pub(crate) struct DoneRequest {
     request_hash: u128,
     salt: u128,
     index: u64,
@@ -38,7 +38,7 @@ pub(super) struct DoneRequest {
 }
 
 impl DoneRequest {
-    fn compute_hash(&self, key: &str) -> u128 {
+    pub(super) fn compute_hash(&self, key: &str) -> u128 {
         let mut canon = Canon::new(8);
         canon.text(key).u128(self.request_hash).u128(self.salt).u64(self.index).u64(self.done_log_ms);
         match &self.answer {

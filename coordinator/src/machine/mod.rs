@@ -16,7 +16,8 @@
 //! If one of them is broken, replicas part silently, or a test is run twice and believed once.
 
 mod attempts;
-mod checksum;
+pub(crate) mod checksum;
+mod cut;
 mod effect;
 mod evict;
 mod keys;
@@ -24,6 +25,8 @@ mod leases;
 mod limits;
 pub mod members;
 mod queue;
+mod records;
+mod restore;
 pub mod settings;
 pub(crate) mod snapshot;
 mod submit;
@@ -33,12 +36,13 @@ mod view;
 mod workers;
 
 pub use checksum::Checkpoint;
+pub use cut::{Cut, CutSum, CutTasks};
 pub use effect::{Effect, EventKind};
 pub use leases::LeaseView;
 pub use limits::Limits;
 pub use queue::{Demand, ReadyClass};
 pub use settings::{SETTINGS, Setting};
-pub use snapshot::SnapshotError;
+pub use snapshot::{SNAPSHOT_VERSION, SnapshotEncoder, SnapshotError};
 pub use tasks::{Attempt, Spec};
 pub use view::{Pending, TaskFilter};
 pub use workers::{Standing, Worker};
@@ -87,6 +91,8 @@ pub struct Machine {
     maintenance: bool,
     /// When maintenance was turned on, Unix milliseconds.
     maintenance_since: Option<i64>,
+    /// Who turned it on.
+    maintenance_by: Option<String>,
     evicted: Evicted,
     members: Membership,
     /// The behaviour that the log may count on; see [`version`].
@@ -126,6 +132,7 @@ impl Machine {
             keys: Keys::default(),
             maintenance: false,
             maintenance_since: None,
+            maintenance_by: None,
             evicted: Evicted::default(),
             members: Membership::default(),
             version: 1,
@@ -160,7 +167,9 @@ impl Machine {
             Command::Complete { .. } => self.complete(command, at, effects),
             Command::Expire { leases } => self.expire(leases, at, effects),
             Command::WorkerLost { worker_id } => self.worker_lost(worker_id, at, effects),
-            Command::Maintenance { enabled } => self.set_maintenance(*enabled, at, effects),
+            Command::Maintenance { enabled, by } => {
+                self.set_maintenance(*enabled, by.as_deref(), at, effects)
+            }
             Command::Checkpoint => {
                 self.checkpoint_wanted = true;
                 Reply::Done
@@ -225,6 +234,10 @@ impl Machine {
         let mut canon = Canon::new(4);
         canon.u64(self.log_ms).u64(self.last_seq).u64(self.last_token);
         canon.u8(u8::from(self.maintenance)).maybe_i64(self.maintenance_since);
+        // Everything else here has a fixed length, so leaving it out is as distinct as writing it.
+        if let Some(by) = &self.maintenance_by {
+            canon.text(by);
+        }
         canon.u64(self.evicted.tasks).u128(self.evicted.hash);
         self.limits.write(&mut canon);
         canon.hash()
@@ -252,12 +265,19 @@ impl Machine {
         self.last_token += count;
     }
 
-    fn set_maintenance(&mut self, enabled: bool, at: Stamp, effects: &mut Vec<Effect>) -> Reply {
+    fn set_maintenance(
+        &mut self,
+        enabled: bool,
+        by: Option<&str>,
+        at: Stamp,
+        effects: &mut Vec<Effect>,
+    ) -> Reply {
         if enabled != self.maintenance {
             self.maintenance = enabled;
             self.maintenance_since = enabled.then_some(at.wall_ms);
+            self.maintenance_by = by.filter(|_| enabled).map(str::to_owned);
             let kind = if enabled { EventKind::MaintenanceEnabled } else { EventKind::MaintenanceDisabled };
-            effects.push(event(kind, "", String::new(), at));
+            effects.push(event(kind, "", by.map(|by| format!("by {by}")).unwrap_or_default(), at));
         }
         Reply::Done
     }

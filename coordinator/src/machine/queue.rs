@@ -113,11 +113,6 @@ impl Queue {
         self.delayed.first_key_value().map(|((at, _), _)| *at)
     }
 
-    /// Demands with the number of tasks that use them.
-    pub(crate) fn demands(&self) -> impl Iterator<Item = &Arc<Demand>> {
-        self.classes.keys()
-    }
-
     /// The classes that have something ready at `now_log_ms`.
     pub(crate) fn ready(&self, now_log_ms: u64) -> Vec<ReadyClass<'_>> {
         let mut due: BTreeMap<&Demand, Vec<Place>> = BTreeMap::new();

@@ -52,6 +52,8 @@ pub enum Input {
     },
     /// The machine has applied up to this index.
     Applied(u64),
+    /// The machine was replaced by a peer's: its index and its log time.
+    Installed(u64, u64),
     /// A snapshot of this node's machine is on disk, with the voters and learners at its index.
     SnapshotWritten(SnapshotName, ConfState),
     /// A message to this member could not be sent.
@@ -132,6 +134,8 @@ pub struct Driver<O: OlderEntries> {
     pub applier: Sender<Work>,
     /// Up to which index DuckDB is durable; entries behind it are kept for it.
     pub store_durable: Box<dyn Fn() -> u64 + Send>,
+    /// Index of the oldest snapshot that a peer is fetching; it needs the entries behind it.
+    pub fetched_index: Box<dyn Fn() -> Option<u64> + Send>,
     /// The peers.
     pub transport: Arc<Transport>,
     /// Where the view goes.
@@ -209,6 +213,7 @@ impl<O: OlderEntries> Driver<O> {
             next_tick = self.tick(&mut waiting, next_tick);
             self.propose(&mut waiting);
             let turn = self.replica.turn();
+            self.set_pulse(waiting.trouble);
             self.hand_out(turn, &mut waiting);
             self.publish(&mut waiting);
             self.turns.fetch_add(1, Ordering::Relaxed);
@@ -279,14 +284,11 @@ impl<O: OlderEntries> Driver<O> {
             Input::SnapshotWritten(name, conf) => self.compact(&name, conf),
             Input::Applied(index) => {
                 self.replica.on_applied(index);
-                waiting.applied = index;
-                while let Some(entry) = waiting.ready_reads.first_entry() {
-                    if *entry.key() > index {
-                        break;
-                    }
-                    let (at, tags) = entry.remove_entry();
-                    waiting.answer_reads(&tags, Ok(at));
-                }
+                waiting.reached(index);
+            }
+            Input::Installed(index, log_ms) => {
+                self.replica.on_installed(index, log_ms);
+                waiting.reached(index);
             }
             Input::Unreachable(raft_id) => self.replica.on_unreachable(raft_id),
             Input::Pulse(raft_id, pulse) => {
@@ -419,7 +421,7 @@ impl<O: OlderEntries> Driver<O> {
             let _ = self.applier.send(Work::Apply(entries));
         }
         if turn.wants_snapshot {
-            let _ = self.applier.send(Work::Snapshot);
+            let _ = self.applier.send(Work::Snapshot(None));
         }
         for tag in turn.refused {
             if let Some((waiters, _)) = waiting.proposals.remove(&tag) {
@@ -458,14 +460,20 @@ impl<O: OlderEntries> Driver<O> {
         metadata.term = name.term;
         metadata.set_conf_state(conf);
         snapshot.data = serde_json::to_vec(name).unwrap_or_default().into();
-        let upto =
-            name.index.saturating_sub(self.limits.snapshot_threshold_entries()).min((self.store_durable)());
+        let fetched = (self.fetched_index)().unwrap_or(u64::MAX);
+        let upto = name
+            .index
+            .saturating_sub(self.limits.snapshot_threshold_entries())
+            .min((self.store_durable)())
+            .min(fetched);
         if let Some(write) = self.replica.on_snapshot(snapshot, upto) {
             let _ = self.writer.send(write);
         }
     }
 
-    fn publish(&mut self, waiting: &mut Waiting) {
+    /// Goes before the turn's messages: a suspect peer must not be told a last index below what
+    /// this leader has sent already.
+    fn set_pulse(&self, trouble: Trouble) {
         let standing = self.replica.standing();
         let end = self.replica.log_end();
         self.transport.set_pulse(Pulse {
@@ -475,8 +483,12 @@ impl<O: OlderEntries> Driver<O> {
             term: standing.term,
             last_index: end.index,
             last_term: end.term,
-            trouble: waiting.trouble,
+            trouble,
         });
+    }
+
+    fn publish(&mut self, waiting: &mut Waiting) {
+        let standing = self.replica.standing();
         for _ in waiting.elections..self.replica.elections() {
             self.telemetry.election();
         }
@@ -510,6 +522,18 @@ impl Waiting {
     fn tag(&mut self) -> Tag {
         self.next_tag += 1;
         self.next_tag
+    }
+
+    /// The machine is at `index`: reads that waited for it are answered.
+    fn reached(&mut self, index: u64) {
+        self.applied = index;
+        while let Some(entry) = self.ready_reads.first_entry() {
+            if *entry.key() > index {
+                break;
+            }
+            let (at, tags) = entry.remove_entry();
+            self.answer_reads(&tags, Ok(at));
+        }
     }
 
     fn answer_reads(&mut self, tags: &[Tag], answer: Result<u64, NodeError>) {

@@ -153,6 +153,54 @@ impl RaftLog {
         (self.engine.first_index(GROUP).unwrap_or(1), self.engine.last_index(GROUP).unwrap_or(0))
     }
 
+    /// Index of the snapshot that a synced batch names; 0 without one.
+    pub fn named_index(&self) -> u64 {
+        let named = self.engine.get_message::<Snapshot>(GROUP, SNAPSHOT_KEY).ok().flatten();
+        named.map_or(0, |snapshot| snapshot.get_metadata().index)
+    }
+
+    /// Names another state to begin with, in one synced batch. What the log holds behind it stays;
+    /// a log that ends before it begins anew behind it. Term and vote stay.
+    pub fn replace_state(&self, snapshot: &Snapshot) -> Result<(), String> {
+        let (index, term) = (snapshot.get_metadata().index, snapshot.get_metadata().term);
+        let Recovered { mut hard_state, truncated, last, snapshot: named, .. } =
+            self.recovered(ConfState::default())?;
+        if named.is_some_and(|named| named.data == snapshot.data) {
+            return Ok(());
+        }
+        if index < truncated.index {
+            return Err(format!(
+                "the state is of index {index}, and the log begins behind {}",
+                truncated.index
+            ));
+        }
+        let mut batch = LogBatch::default();
+        let failed = |e: raft_engine::Error| format!("naming the new state: {e}");
+        if index > last.index {
+            if last.index > truncated.index {
+                batch.add_command(GROUP, Command::Compact { index: last.index + 1 });
+            }
+            let bytes = [index.to_be_bytes(), term.to_be_bytes()].concat();
+            batch.put(GROUP, TRUNCATED_KEY.to_vec(), bytes).map_err(failed)?;
+        } else if index > truncated.index {
+            let entry = self.engine.get_entry::<Entries>(GROUP, index).map_err(failed)?;
+            let own = entry.ok_or_else(|| format!("entry {index} is missing"))?.term;
+            if own != term {
+                return Err(format!(
+                    "entry {index} of the log has term {own}, the new state has {term} there"
+                ));
+            }
+        }
+        if hard_state.term < term {
+            // A term that this node never voted in.
+            (hard_state.term, hard_state.vote) = (term, 0);
+        }
+        hard_state.commit = hard_state.commit.max(index);
+        batch.put_message(GROUP, HARD_STATE_KEY.to_vec(), &hard_state).map_err(failed)?;
+        batch.put_message(GROUP, SNAPSHOT_KEY.to_vec(), snapshot).map_err(failed)?;
+        self.engine.write(&mut batch, true).map_err(failed).map(drop)
+    }
+
     /// Starts the writer thread.
     pub fn start_writer(
         &self,

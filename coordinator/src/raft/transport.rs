@@ -21,6 +21,7 @@ use crate::raft::frames::{Frames, KIND_ECHO, KIND_MESSAGES, KIND_PULSE, frame, i
 use crate::raft::handover::Trouble;
 use crate::raft::handshake::{HANDSHAKE, Handshake, PeerState, Refusal, VERDICT};
 use crate::raft::identity::Member;
+use crate::raft::peer_http::PeerHttp;
 use crate::raft::roster::Roster;
 use crate::raft::snapshots::{SnapshotName, Snapshots};
 use crate::telemetry::{Direction, Telemetry};
@@ -132,8 +133,10 @@ pub struct Transport {
     telemetry: Telemetry,
     end: CancellationToken,
     connect_timeout: Duration,
+    /// Attempts that fail in a row before the log says that a peer can't be reached.
+    retry_limit: u32,
     snapshots: Snapshots,
-    http: reqwest::Client,
+    http: PeerHttp,
     /// True while a snapshot is fetched; one at a time.
     fetching: Arc<AtomicBool>,
     /// Counts connections, so that their lines in the log can be told apart.
@@ -148,6 +151,7 @@ impl Transport {
         inbox: Inbox,
         telemetry: Telemetry,
         connect_timeout: Duration,
+        retry_limit: u32,
         snapshots: Snapshots,
         end: CancellationToken,
         listener: Arc<dyn Listener>,
@@ -163,8 +167,9 @@ impl Transport {
             telemetry,
             end,
             connect_timeout,
+            retry_limit,
             snapshots,
-            http: reqwest::Client::new(),
+            http: PeerHttp::new(reqwest::Client::new()),
             fetching: Arc::default(),
             connections: AtomicU64::new(0),
         });
@@ -344,6 +349,11 @@ impl Transport {
         Ok((raft_id, hello))
     }
 
+    /// A client of the peers.
+    pub fn http(&self) -> &PeerHttp {
+        &self.http
+    }
+
     /// Answers a peer's upgrade.
     pub fn accept(self: &Arc<Self>, mut request: Request<Body>) -> Response<Body> {
         let refuse = |status: StatusCode, why: String, verdict: Option<Verdict>| {
@@ -459,8 +469,11 @@ impl Transport {
             let (inbox, snapshots, fetching) =
                 (self.inbox.clone(), self.snapshots.clone(), self.fetching.clone());
             let (address, http) = (self.address_of(peer), self.http.clone());
+            let telemetry = self.telemetry.clone();
             tokio::spawn(async move {
-                match snapshots.fetch(&http, &address, &name).await {
+                let fetched = snapshots.fetch(&http, &address, &name).await;
+                telemetry.snapshot_fetched(fetched.is_ok());
+                match fetched {
                     Ok(()) => inbox.peer(vec![message]),
                     // The leader sends it again when it hears nothing.
                     Err(error) => tracing::warn!(%error, "a snapshot could not be fetched"),
@@ -473,10 +486,12 @@ impl Transport {
     /// Keeps one connection to a peer, for as long as the node runs.
     async fn keep_connected(self: Arc<Self>, peer: Arc<Peer>, mut queue: mpsc::Receiver<Message>) {
         let mut pause = Duration::from_millis(20);
+        let mut failed: u32 = 0;
         loop {
             let attempt = async {
                 let stream = timeout(self.connect_timeout, self.connect(&peer)).await?;
                 pause = Duration::from_millis(20);
+                failed = 0;
                 {
                     let mut state = peer.state.lock();
                     state.connected = true;
@@ -491,6 +506,12 @@ impl Transport {
             if was_connected {
                 tracing::warn!(peer = %peer.member.node_id, why, "the connection to a peer broke");
                 self.inbox.tell(Input::Unreachable(peer.raft_id));
+            } else {
+                failed = failed.saturating_add(1);
+                if failed == self.retry_limit.max(1) {
+                    let address = self.address_of(&peer);
+                    tracing::warn!(peer = %peer.member.node_id, address, attempts = failed, why, "a peer can't be reached; trying on");
+                }
             }
             peer.state.lock().error = Some(why);
             while queue.try_recv().is_ok() {}

@@ -193,6 +193,11 @@ pub struct Replica<O: OlderEntries> {
     /// (log time, monotonic ms) from which this leader counts on.
     lead_since: Option<(u64, u64)>,
     suspect: Option<Suspicion>,
+    /// Index of a snapshot that replaces the log already and the machine not yet. Until then
+    /// raft-rs would look for entries that are gone if it campaigned, and end the process.
+    installing: Option<u64>,
+    /// Ticks since a leader was heard, while this replica's own timer stands still.
+    silent_ticks: usize,
     unknown: Vec<Tag>,
     lost: Vec<Tag>,
     expired: Vec<Tag>,
@@ -272,6 +277,8 @@ impl<O: OlderEntries> Replica<O> {
             last_log_ms,
             lead_since: None,
             suspect,
+            installing: None,
+            silent_ticks: 0,
             unknown: Vec::new(),
             lost: Vec::new(),
             expired: Vec::new(),
@@ -307,10 +314,11 @@ impl<O: OlderEntries> Replica<O> {
     pub fn tick(&mut self) {
         let before = self.raw.raft.term;
         let was_candidate = self.raw.raft.state == StateRole::Candidate;
-        // A follower's tick only drives its election, which a suspect must not start unless its
-        // log end is the best of all.
+        // A follower's tick only drives its election.
         if self.may_campaign() {
             self.raw.tick();
+        } else {
+            self.forget_silent_leader();
         }
         self.draw_timeout();
         if self.raw.raft.state == StateRole::Candidate && (!was_candidate || self.raw.raft.term != before) {
@@ -336,6 +344,9 @@ impl<O: OlderEntries> Replica<O> {
             // beyond it, for which raft-rs would end the process.
             message.commit = message.commit.min(self.raw.store().last().index);
         }
+        if message.get_msg_type() == MessageType::MsgTimeoutNow && self.installing.is_some() {
+            return;
+        }
         if let Some(suspicion) = self.suspect {
             match message.get_msg_type() {
                 MessageType::MsgRequestVote | MessageType::MsgRequestPreVote => {
@@ -347,6 +358,9 @@ impl<O: OlderEntries> Replica<O> {
                 MessageType::MsgTimeoutNow => return,
                 _ => {}
             }
+        }
+        if message.from == self.raw.raft.leader_id {
+            self.silent_ticks = 0;
         }
         // Refusals (an unknown sender, a stale term) are Raft's own business.
         let _ = self.raw.step(message);
@@ -397,8 +411,16 @@ impl<O: OlderEntries> Replica<O> {
         self.clear_suspicion();
     }
 
+    /// The machine was replaced by one of this log time. Its entries are not in this log, so
+    /// that nothing else tells a replica that leads next where the time must go on.
+    pub fn on_installed(&mut self, index: u64, log_ms: u64) {
+        self.last_log_ms = self.last_log_ms.max(log_ms);
+        self.on_applied(index);
+    }
+
     /// The machine has applied up to `index`.
     pub fn on_applied(&mut self, index: u64) {
+        self.installing.take_if(|snapshot| *snapshot <= index);
         if index > self.applied {
             self.applied = index;
             self.raw.advance_apply_to(index);
@@ -557,6 +579,7 @@ impl<O: OlderEntries> Replica<O> {
         }
         if !ready.snapshot().is_empty() {
             turn.install = Some((ready.number(), ready.snapshot().clone()));
+            self.installing = Some(ready.snapshot().get_metadata().index);
             self.raw.mut_store().install(ready.snapshot());
         }
         let entries = ready.take_entries();

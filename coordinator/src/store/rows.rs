@@ -179,7 +179,7 @@ fn json_map<V: Serialize>(map: &BTreeMap<String, V>) -> Cow<'static, str> {
     if map.is_empty() { Cow::Borrowed("{}") } else { Cow::Owned(json(map)) }
 }
 
-fn json(value: &impl Serialize) -> String {
+pub(super) fn json(value: &impl Serialize) -> String {
     // Maps of text have no failure.
     serde_json::to_string(value).unwrap_or_default()
 }

@@ -67,7 +67,7 @@ fn every_command() -> Vec<Command> {
             leases: vec![("t".into(), 7, ExpireReason::Silent), ("u".into(), 8, ExpireReason::TimedOut)],
         },
         Command::WorkerLost { worker_id: "w".into() },
-        Command::Maintenance { enabled: true },
+        Command::Maintenance { enabled: true, by: Some("ann".into()) },
         Command::Checkpoint,
         Command::Evict { before_log_ms: 300, limit: 9 },
         Command::NamedLease { name: "n".into(), holder: "h".into(), ttl_ms: 200 },
@@ -93,7 +93,7 @@ const GOLDEN: [&str; 18] = [
     "07017401770701010131000104010663 70755f6d7305",
     "0802017407000175 0801",
     "090177",
-    "0a01",
+    "0a010103616e6e",
     "0b",
     "0cac0209",
     "0d016e0168c801",
@@ -260,7 +260,7 @@ fn arb_command() -> impl Strategy<Value = Command> {
         proptest::collection::vec((id(), any::<u64>(), reason), 0..4)
             .prop_map(|leases| Command::Expire { leases }),
         id().prop_map(|worker_id| Command::WorkerLost { worker_id }),
-        any::<bool>().prop_map(|enabled| Command::Maintenance { enabled }),
+        any::<(bool, Option<String>)>().prop_map(|(enabled, by)| Command::Maintenance { enabled, by }),
         Just(Command::Checkpoint),
         (any::<u64>(), any::<u32>())
             .prop_map(|(before_log_ms, limit)| Command::Evict { before_log_ms, limit }),

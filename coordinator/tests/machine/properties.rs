@@ -147,7 +147,7 @@ impl Audit {
                 let reason = if *silent { ExpireReason::Silent } else { ExpireReason::TimedOut };
                 Command::Expire { leases: vec![(lease.task_id, lease.token, reason)] }
             }
-            Step::Maintenance(enabled) => Command::Maintenance { enabled: *enabled },
+            Step::Maintenance(enabled) => Command::Maintenance { enabled: *enabled, by: None },
             Step::Checkpoint => Command::Checkpoint,
             Step::Evict(ago, limit) => Command::Evict {
                 before_log_ms: self.log_ms.saturating_sub(u64::from(*ago)),

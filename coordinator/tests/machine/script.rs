@@ -401,12 +401,12 @@ fn parse(verb: &str, rest: &[&str]) -> Option<Command> {
             };
             Command::Expire { leases: vec![(first()?, number(rest[1]), reason)] }
         }
+        "maintenance" => Command::Maintenance { enabled: *rest.first()? == "on", by: None },
         "set" => Command::ChangeSettings {
             changes: options(rest).into_iter().map(|(name, value)| (name, number(&value))).collect(),
         },
         "retry_many" => Command::RetryMany { filter: retry_filter(rest) },
         "keyed" => keyed(rest)?,
-        "maintenance" => Command::Maintenance { enabled: *rest.first()? == "on" },
         "checkpoint" => Command::Checkpoint,
         "evict" => {
             let options = options(rest);
