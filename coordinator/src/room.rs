@@ -7,7 +7,7 @@
 //! | level | from | this node |
 //! |---|---|---|
 //! | open | | takes everything |
-//! | read-only | used up to the floor, or less free than the reserve | refuses what makes the log grow (503 `disk_full`), serves reads; a leader hands over to a member with room |
+//! | read-only | less free than the reserve, or used up to the floor with less than 16 reserves free | refuses what makes the log grow (503 `disk_full`), serves reads; a leader hands over to a member with room |
 //! | closed | the ballast is gone, and little is left | appends no entries of a leader either; it falls behind, and catches up later |
 //!
 //! The *ballast* is a file as large as the reserve. It is removed when the free space comes near its
@@ -38,6 +38,10 @@ const WAIT_STEP: Duration = Duration::from_millis(50);
 const WRITE_MARGIN_BYTES: u64 = 128 * 1024;
 /// Used space must fall so far below the floor before writes are taken again, percent.
 const HYSTERESIS_PERCENT: f64 = 2.0;
+/// The share of the disk counts where no more than so many reserves are free.
+const SHARE_RESERVES: u64 = 16;
+/// A ballast of more is never needed.
+const MOST_BALLAST_BYTES: u64 = 256 * 1024 * 1024;
 /// A ballast of less is not worth its file.
 const LEAST_BALLAST_BYTES: u64 = 256 * 1024;
 /// Between two attempts to give memory back to the system.
@@ -74,8 +78,8 @@ impl RoomLimits {
     pub fn of(config: &Config) -> RoomLimits {
         RoomLimits {
             floor_percent: config.disk_floor_percent as f64,
-            reserve_bytes: config.disk_reserve_mb << 20,
-            max_memory_bytes: config.max_memory_mb << 20,
+            reserve_bytes: config.disk_reserve_mb.saturating_mul(1 << 20),
+            max_memory_bytes: config.max_memory_mb.saturating_mul(1 << 20),
         }
     }
 }
@@ -119,8 +123,11 @@ fn judge(limits: &RoomLimits, space: DiskSpace, now: DiskLevel, ballast_bytes: u
     let reserve = limits.reserve_bytes.min(space.usable_bytes / 10);
     let free = space.free_bytes;
     let used = space.used_percent();
-    let at_floor = free < reserve || used >= limits.floor_percent;
-    let room_again = free >= reserve + reserve / 4 && used < limits.floor_percent - HYSTERESIS_PERCENT;
+    // Of a large disk a twentieth is plenty: the share counts only where it is little.
+    let plenty = |reserves: u64| free >= reserve.saturating_mul(reserves);
+    let at_floor = free < reserve || (used >= limits.floor_percent && !plenty(SHARE_RESERVES));
+    let below_share = used < limits.floor_percent - HYSTERESIS_PERCENT || plenty(SHARE_RESERVES + 4);
+    let room_again = free >= reserve + reserve / 4 && below_share;
     let ballast = match ballast_bytes > 0 {
         true => free >= reserve / 4,
         // It fits, and the node would not be read-only because of it.
@@ -324,7 +331,7 @@ impl Room {
 
     /// Has the file system set blocks aside for it, or fills it with zeros where it can't do that.
     fn make_ballast(&self, limits: &RoomLimits, space: DiskSpace) {
-        let bytes = limits.reserve_bytes.min(space.usable_bytes / 10);
+        let bytes = limits.reserve_bytes.min(space.usable_bytes / 10).min(MOST_BALLAST_BYTES);
         if bytes < LEAST_BALLAST_BYTES {
             return;
         }
@@ -456,8 +463,14 @@ mod tests {
     fn the_floor_is_a_share_or_a_reserve_whichever_comes_first() {
         assert_eq!(level(100, DiskLevel::Open), DiskLevel::Open);
         assert_eq!(level(63, DiskLevel::Open), DiskLevel::ReadOnly, "below the reserve");
-        let large = |free| judge(&limits(), space(free, 100_000), DiskLevel::Open, 64 * MIB).level;
-        assert_eq!((large(5001), large(4999)), (DiskLevel::Open, DiskLevel::ReadOnly), "95 % are used");
+        let mid = |free| judge(&limits(), space(free, 10_000), DiskLevel::Open, 64 * MIB).level;
+        assert_eq!((mid(501), mid(499)), (DiskLevel::Open, DiskLevel::ReadOnly), "95 % are used");
+        let large = |free| judge(&limits(), space(free, 1_000_000), DiskLevel::Open, 64 * MIB).level;
+        assert_eq!(
+            (large(1025), large(1023)),
+            (DiskLevel::Open, DiskLevel::ReadOnly),
+            "16 reserves are plenty"
+        );
     }
 
     #[test]
@@ -491,7 +504,7 @@ mod tests {
     #[test]
     fn what_keeps_the_cluster_or_makes_room_is_taken_on_a_full_disk() {
         let folder = tempfile::tempdir().unwrap();
-        let none = RoomLimits { floor_percent: 0.0, ..limits() };
+        let none = RoomLimits { floor_percent: 0.0, reserve_bytes: u64::MAX, ..limits() };
         let room = Room::new(folder.path(), none);
         assert_ne!(room.disk(), DiskLevel::Open);
         let refused = room.admit(&Command::Submit { tasks: Vec::new() }).unwrap_err();

@@ -23,6 +23,9 @@ use tokio_util::sync::CancellationToken;
 
 /// How long the store may take to close.
 const CLOSE: Duration = Duration::from_secs(10);
+/// How long a leader that handed over goes on taking connections: the others forward to it until they
+/// have heard of the next one, and a connection closed under a request leaves its outcome unknown.
+const LINGER: Duration = Duration::from_millis(500);
 /// How long requests in flight may take to end after the node was told to stop.
 const DRAIN: Duration = Duration::from_secs(3);
 
@@ -170,7 +173,9 @@ pub async fn serve(
     importing.abort();
     ending.cancel();
     // First another leads, then no new connection is taken; what is being answered here still can be.
-    node.hand_over().await;
+    if node.hand_over().await {
+        tokio::time::sleep(LINGER).await;
+    }
     drained.cancel();
     let all_served = async {
         let _ = serving.await;

@@ -46,7 +46,7 @@ config_keys! {
         max_batch_size: usize = or(1000), Live, recommended "100 to 10000";
         /// Memory the process may use, MiB; beyond it a leader refuses new tasks and workers, and from nine tenths on its health is degraded.
         max_memory_mb: u64 = or(1024), Live, recommended "512 or more";
-        /// Used space on the data directory's file system at which the node turns read-only, percent.
+        /// Used space on the data directory's file system at which the node turns read-only, percent; it counts where less than 16 times `disk_reserve_mb` is free.
         disk_floor_percent: u64 = or(95), Live, recommended "90 to 97";
         /// Free space at which the node turns read-only, MiB (a tenth of a small disk at most). A file of this size, the ballast, is kept for what has to be written even so.
         disk_reserve_mb: u64 = or(64), Live, recommended "64 or more";

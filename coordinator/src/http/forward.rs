@@ -12,7 +12,6 @@
 use super::App;
 use super::extract::read_body;
 use super::problem::{ApiError, ApiResult};
-use crate::node::RaftView;
 use api::cluster::Role;
 use api::{ErrorCode, FORWARDED_BY, IDEMPOTENCY_REPLAYED, Problem, SERVED_BY};
 use axum::body::{Body, Bytes};
@@ -71,10 +70,7 @@ pub fn decide(role: Role, role_detail: Option<&str>, leader: Option<String>, for
             .with_leader(Some(leader)),
         ),
         (_, Some(leader)) => Verdict::Forward(leader),
-        (Role::Follower | Role::Candidate | Role::Learner, None) => refuse(
-            ErrorCode::NoLeader,
-            "no leader is known at the moment; nothing was done, send it again".into(),
-        ),
+        (Role::Follower | Role::Candidate | Role::Learner, None) => Verdict::Refuse(no_leader()),
         (role, None) => refuse(
             ErrorCode::Unavailable,
             format!("this node is {role}: {}; ask another node", role_detail.unwrap_or("it takes no part")),
@@ -97,39 +93,42 @@ pub fn client() -> reqwest::Result<reqwest::Client> {
 
 /// Has the leader answer: this node where it leads, else the one that does.
 pub async fn to_leader(app: &App, request: Request, next: Next) -> ApiResult<Response> {
-    let view = app.node.view();
     let forwarded = request.headers().contains_key(FORWARDED_BY);
-    // The leader's own case is the one that has to be quick; it needs no address.
-    let leader = if view.role == Role::Leader { None } else { app.leader_address_of(&view) };
-    let verdict = decide(view.role, view.role_detail.as_deref(), leader, forwarded);
     let (request, kept) = Kept::of(request).await?;
-    let mut answer = match verdict {
-        Verdict::Serve => {
-            let mut response = next.run(request).await;
-            response.headers_mut().insert(HeaderName::from_static(SERVED_BY), app.own_address.clone());
-            response
-        }
-        Verdict::Forward(leader) => forward(app, &kept, &leader).await,
-        Verdict::Refuse(problem) => problem.into_response(),
-    };
-    // No leader was there to take it, so nothing was done: it waits until one is.
+    let mut here = Some((request, next));
     let deadline = Instant::now() + PATIENCE;
-    while !forwarded && wants_leader(&answer) && Instant::now() < deadline {
-        let Some(leader) = another_leader(app, deadline).await else { break };
-        answer = forward(app, &kept, &leader).await;
-        if wants_leader(&answer) {
-            tokio::time::sleep(PATIENCE_STEP).await;
+    let mut last: Option<Response> = None;
+    loop {
+        let view = app.node.view();
+        // The leader's own case is the one that has to be quick; it needs no address.
+        let leader = if view.role == Role::Leader { None } else { app.leader_address_of(&view) };
+        let verdict = decide(view.role, view.role_detail.as_deref(), leader, forwarded);
+        let answer = match (verdict, last.take()) {
+            (Verdict::Serve, before) => match (here.take(), before) {
+                (Some((request, next)), _) => {
+                    let mut response = next.run(request).await;
+                    let name = HeaderName::from_static(SERVED_BY);
+                    response.headers_mut().insert(name, app.own_address.clone());
+                    response
+                }
+                // It was refused here for want of leadership, and the view does not show that yet.
+                (None, Some(before)) => before,
+                (None, None) => return Err(no_leader()),
+            },
+            (Verdict::Forward(leader), _) => forward(app, &kept, &leader).await,
+            (Verdict::Refuse(problem), _) => problem.into_response(),
+        };
+        // No leader was there to take it, so nothing was done: it waits until one is.
+        if forwarded || !wants_leader(&answer) || Instant::now() >= deadline {
+            return Ok(answer);
         }
+        last = Some(answer);
+        tokio::time::sleep(PATIENCE_STEP).await;
     }
-    Ok(answer)
 }
 
-/// Waits until another node leads; its address.
-async fn another_leader(app: &App, deadline: Instant) -> Option<String> {
-    let mut view = app.node.watch();
-    let other = |view: &RaftView| view.leader.as_deref().is_some_and(|id| id != app.node.node_id());
-    let seen = tokio::time::timeout_at(deadline.into(), view.wait_for(other)).await.ok()?.ok()?.clone();
-    app.leader_address_of(&seen)
+fn no_leader() -> ApiError {
+    ApiError::new(ErrorCode::NoLeader, "no leader is known at the moment; nothing was done, send it again")
 }
 
 /// True for the answer that says: no leader, nothing was done.

@@ -748,7 +748,11 @@ async fn a_disk_at_its_floor_refuses_writes_and_comes_back() {
     let live = Live::leading().await;
     live.noop("before").await;
     let config = live.app.live.config();
-    live.app.node.take_config(&Config { disk_floor_percent: 0, ..(*config).clone() });
+    live.app.node.take_config(&Config {
+        disk_floor_percent: 0,
+        disk_reserve_mb: 1 << 40,
+        ..(*config).clone()
+    });
     until("the disk is measured", || async { live.app.node.room().disk() != DiskLevel::Open }).await;
     let refused = live.post("/api/tasks", json!({"type": "noop"})).await;
     assert_eq!((refused.status.as_u16(), code(&refused)), (503, "disk_full"));

@@ -31,18 +31,19 @@ impl Node {
     }
 
     /// Gives leadership away if this node leads. The node goes on as a follower, so that what was
-    /// proposed here gets its answer.
-    pub async fn hand_over(&self) {
+    /// proposed here gets its answer. True where another leads now.
+    pub async fn hand_over(&self) -> bool {
         let deadline = Instant::now() + HAND_OVER_LIMIT;
         while self.view().role == Role::Leader && self.members().0.len() > 1 {
             match self.transfer(None).await {
-                Ok(()) => return,
+                Ok(()) => return true,
                 Err(error) if Instant::now() >= deadline => {
                     tracing::warn!(%error, "nobody took leadership over; the others will elect one of them");
-                    return;
+                    return false;
                 }
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }
         }
+        false
     }
 }
