@@ -90,7 +90,9 @@ pub async fn serve(
         false => None,
     };
     let mut identity = Identity::open(&config.data_dir, &config.node_id)?;
-    force_sync::finish(&config, &mut identity, options.force_sync).map_err(part("forced synchronisation"))?;
+    if let Err(why) = force_sync::finish(&config, &mut identity, options.force_sync) {
+        force_sync::give_up(&config.data_dir, &why);
+    }
     let synchronise = force_sync::asked_by_flag(&config.data_dir, options.force_sync)
         .map_err(part("forced synchronisation"))?
         && identity.founded();
