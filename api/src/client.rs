@@ -130,6 +130,16 @@ impl Client {
         self.call(reqwest::Method::POST, path, Some(body), repeat).await
     }
 
+    /// POST `body` to `path` under an idempotency key: sent again until it is answered, done once.
+    pub async fn post_keyed<B: Serialize + ?Sized, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+        key: &str,
+    ) -> Result<T, ClientError> {
+        self.try_on(reqwest::Method::POST, path, Some(body), Repeat::Idempotent, Some(key)).await
+    }
+
     /// Any call.
     pub async fn call<B: Serialize + ?Sized, T: DeserializeOwned>(
         &self,
@@ -137,6 +147,17 @@ impl Client {
         path: &str,
         body: Option<&B>,
         repeat: Repeat,
+    ) -> Result<T, ClientError> {
+        self.try_on(method, path, body, repeat, None).await
+    }
+
+    async fn try_on<B: Serialize + ?Sized, T: DeserializeOwned>(
+        &self,
+        method: reqwest::Method,
+        path: &str,
+        body: Option<&B>,
+        repeat: Repeat,
+        key: Option<&str>,
     ) -> Result<T, ClientError> {
         let started = Instant::now();
         let mut pause = Duration::from_millis(20);
@@ -147,7 +168,7 @@ impl Client {
         loop {
             let address = self.target();
             let left = self.deadline.saturating_sub(started.elapsed());
-            let attempt = self.once(&method, &address, path, body.as_deref(), left).await;
+            let attempt = self.once(&method, &address, path, body.as_deref(), key, left).await;
             let (last, retry) = match attempt {
                 Ok(answer) => return Ok(answer),
                 Err(Failed::Refused(why)) => {
@@ -233,11 +254,15 @@ impl Client {
         address: &str,
         path: &str,
         body: Option<&[u8]>,
+        key: Option<&str>,
         limit: Duration,
     ) -> Result<T, Failed> {
         let mut request = self.http.request(method.clone(), format!("http://{address}{path}")).timeout(limit);
         if let Some(body) = body {
             request = request.header("content-type", "application/json").body(body.to_vec());
+        }
+        if let Some(key) = key {
+            request = request.header(crate::IDEMPOTENCY_KEY, key);
         }
         let response = request.send().await.map_err(|e| {
             let why = error_chain(&e);

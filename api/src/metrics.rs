@@ -99,6 +99,7 @@ metrics! {
     LOG_SYNC_DURATION = Histogram "holdfast.log.sync.duration" "s" [] "Time of one synced log write.", LATENCY;
     LOG_SYNC_ENTRIES = Histogram "holdfast.log.sync.entries" "{entry}" [] "Log entries made durable by one sync.", COUNT;
     PEER_RTT = Gauge "holdfast.peer.rtt" "s" ["peer"] "Smoothed round trip to a peer.";
+    PEER_CLOCK_OFFSET = Gauge "holdfast.peer.clock.offset" "s" ["peer"] "A peer's wall clock minus ours.";
     PEER_LAST_CONTACT = Gauge "holdfast.peer.last.contact" "s" ["peer"] "Seconds since anything was heard of a peer.";
     PEER_LAG = Gauge "holdfast.peer.lag" "{entry}" ["peer"] "Entries a peer's log is behind, on the leader.";
     PEER_REACHABLE = Gauge "holdfast.peer.reachable" "{peer}" ["peer"] "1 while the connection to a peer is up.";

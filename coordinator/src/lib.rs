@@ -19,6 +19,7 @@ pub mod operations;
 pub mod quarantine;
 pub mod raft;
 pub mod replica;
+pub mod room;
 pub mod scheduler;
 pub mod server;
 pub mod store;

@@ -3,6 +3,7 @@
 //! [`Node`] exists from the first moment, so that status and health answer while the cluster is
 //! still being founded, or when the log is damaged and Raft never starts.
 
+mod leadership;
 mod members;
 mod repair;
 
@@ -15,6 +16,7 @@ use crate::operations::OperationBook;
 use crate::raft::applier::{Applier, ApplierProgress, Work};
 use crate::raft::driver::{Driver, Inbox, Input, TICK, inbox};
 use crate::raft::founding::{Founder, IdentityCard, Stage};
+use crate::raft::handover::Fitness;
 use crate::raft::identity::{Founding, Identity, Member};
 use crate::raft::limits::RaftLimits;
 use crate::raft::log::{RaftLog, WriterProgress};
@@ -22,8 +24,10 @@ use crate::raft::log_end::{self, LogEnd};
 use crate::raft::publish::Publisher;
 use crate::raft::roster::Roster;
 use crate::raft::snapshots::{SnapshotName, Snapshots};
+use crate::raft::stall::Stall;
 use crate::raft::transport::{Own, Transport, Verdict};
 use crate::replica::{ProposeRefused, Recovered, Replica, ReplicaConfig};
+use crate::room::{Room, RoomLimits};
 use crate::store::{Rebuild, Store};
 use crate::telemetry::{Telemetry, raft_lines};
 use api::cluster::{PeerStatus, Progress, Role};
@@ -67,6 +71,20 @@ pub enum NodeError {
         role: Role,
         /// Why it has it.
         why: String,
+    },
+    /// The disk is at its floor, here or on a majority; nothing was done.
+    #[error("the disk is full: {why}")]
+    DiskFull {
+        /// What was measured.
+        why: String,
+    },
+    /// The process uses more memory than it may; nothing was done.
+    #[error("the node uses {used_mb} MiB of memory, more than its limit of {limit_mb} MiB")]
+    OutOfMemory {
+        /// Resident memory.
+        used_mb: u64,
+        /// `max_memory_mb`.
+        limit_mb: u64,
     },
     /// Another change of the membership is under way; nothing was done.
     #[error("another change of the membership is under way")]
@@ -162,6 +180,7 @@ struct Shared {
     founder: Arc<Founder>,
     snapshots: Snapshots,
     limits: Arc<RaftLimits>,
+    room: Arc<Room>,
     founding: RwLock<Option<Founding>>,
     roster: Arc<Roster>,
     machine: Arc<RwLock<Machine>>,
@@ -204,6 +223,7 @@ impl Node {
                 founder: Founder::new(identity, config),
                 snapshots: Snapshots::new(&config.data_dir),
                 limits: Arc::new(RaftLimits::new(config)),
+                room: Room::start(&config.data_dir, RoomLimits::of(config)),
                 founding: RwLock::new(None),
                 roster: Arc::default(),
                 machine: Arc::new(RwLock::new(Machine::new())),
@@ -245,7 +265,7 @@ impl Node {
             }
             Ok(LogEnd::Damaged { file, offset, why }) => {
                 return Err(self.fail(format!(
-                    "the log is damaged in {} at byte {offset}: {why}; the node takes no part. Keep the directory as evidence and bring the node back with an empty one",
+                    "the log is damaged in {} at byte {offset}: {why}; the node takes no part. To bring it back as a new member, its log kept in quarantine: coordinator members rejoin",
                     file.display()
                 )));
             }
@@ -314,14 +334,21 @@ impl Node {
             inbox.clone(),
             telemetry.clone(),
             Duration::from_secs(config.connection_timeout),
+            config.connection_retry_limit,
             self.shared.snapshots.clone(),
             end.clone(),
             Arc::new(self.clone()),
         );
         self.members_changed(&self.shared.machine.read().members().clone(), &transport, raft_id);
         let start = |e: std::io::Error| format!("a thread can't be started: {e}");
-        let (writer, writer_thread) =
-            log.start_writer(inbox.clone(), self.shared.writer.clone(), telemetry.clone()).map_err(start)?;
+        let (writer, writer_thread) = log
+            .start_writer(
+                inbox.clone(),
+                self.shared.writer.clone(),
+                telemetry.clone(),
+                self.shared.room.clone(),
+            )
+            .map_err(start)?;
         let (to_applier, applier_queue) = crossbeam_channel::unbounded();
         let applier = Applier {
             machine: self.shared.machine.clone(),
@@ -374,6 +401,12 @@ impl Node {
             ),
             limits: self.shared.limits.clone(),
             telemetry,
+            fitness: Fitness {
+                room: self.shared.room.clone(),
+                writer: self.shared.writer.clone(),
+                applier: self.shared.applier.clone(),
+                stall: Stall::new(Duration::from_millis(config.election_timeout_max)),
+            },
             turns: self.shared.turns.clone(),
             raft_id,
         };
@@ -422,6 +455,7 @@ impl Node {
     /// Takes what may change while the node runs: limits, and where its peers are reached.
     pub fn take_config(&self, config: &Config) {
         self.shared.limits.set(config);
+        self.shared.room.set_limits(RoomLimits::of(config));
         self.shared.roster.configure(configured_addresses(config));
     }
 
@@ -430,11 +464,14 @@ impl Node {
         &self.shared.snapshots
     }
 
+    /// How much room disk and memory have.
+    pub fn room(&self) -> &Room {
+        &self.shared.room
+    }
+
     /// Ends Raft: hands leadership over if this node leads, then stops the threads.
     pub async fn stop(&self) {
-        if self.view().role == Role::Leader && self.members().0.len() > 1 {
-            let _ = self.transfer(None).await;
-        }
+        self.hand_over().await;
         let running = self.shared.running.write().take();
         self.shared.end.cancel();
         if let Some(running) = running {
@@ -600,6 +637,7 @@ impl Node {
 
     /// Proposes a command on this node, which must lead, and waits until it is applied.
     pub async fn propose(&self, command: Command) -> Result<Applied, NodeError> {
+        self.shared.room.admit(&command)?;
         let (reply, outcome) = oneshot::channel();
         self.inbox()?.client(Input::Propose(command.encode(), reply))?;
         match tokio::time::timeout(PROPOSAL_LIMIT, outcome).await {
@@ -629,26 +667,6 @@ impl Node {
         match tokio::time::timeout(limit, reached).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(NodeError::NoLeader),
-        }
-    }
-
-    /// Gives up leadership; done once another leads, refused when that takes too long.
-    pub async fn transfer(&self, to: Option<&str>) -> Result<(), NodeError> {
-        let running = self.shared.running.read().clone();
-        let Some(running) = running else { return Err(NodeError::NoLeader) };
-        let target = match to {
-            None => None,
-            Some(name) => Some(self.shared.roster.id_of(name).ok_or(NodeError::NoLeader)?),
-        };
-        let (reply, taken) = oneshot::channel();
-        running.inbox.tell(Input::Transfer(target, reply));
-        taken.await.unwrap_or(Err(NodeError::NoLeader))?;
-        let mut view = self.watch();
-        let own = self.node_id().to_owned();
-        let handed = view.wait_for(|v| v.leader.as_ref().is_some_and(|l| *l != own));
-        match tokio::time::timeout(Duration::from_secs(2), handed).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(NodeError::Overloaded),
         }
     }
 

@@ -173,9 +173,8 @@ pub async fn serve(
     starting.abort();
     importing.abort();
     ending.cancel();
-    node.stop().await;
-    dispatching.abort();
-    stewarding.abort();
+    // First another leads, then no new connection is taken; what is being answered here still can be.
+    node.hand_over().await;
     drained.cancel();
     let all_served = async {
         let _ = serving.await;
@@ -186,6 +185,9 @@ pub async fn serve(
     if tokio::time::timeout(DRAIN, all_served).await.is_err() {
         tracing::warn!("requests in flight did not end in time and were cut off");
     }
+    node.stop().await;
+    dispatching.abort();
+    stewarding.abort();
     let closed = tokio::task::spawn_blocking(move || store.close());
     if !matches!(tokio::time::timeout(CLOSE, closed).await, Ok(Ok(()))) {
         tracing::warn!("the store did not close cleanly; it catches up at the next start");

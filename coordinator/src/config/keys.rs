@@ -44,13 +44,17 @@ config_keys! {
     "Limits" {
         /// Commands packed into one log entry at most.
         max_batch_size: usize = or(1000), Live, recommended "100 to 10000";
-        /// Memory above nine tenths of which the node's health is degraded, MiB.
+        /// Memory the process may use, MiB; beyond it a leader refuses new tasks and workers, and from nine tenths on its health is degraded.
         max_memory_mb: u64 = or(1024), Live, recommended "512 or more";
+        /// Used space on the data directory's file system at which the node turns read-only, percent.
+        disk_floor_percent: u64 = or(95), Live, recommended "90 to 97";
+        /// Free space at which the node turns read-only, MiB (a tenth of a small disk at most). A file of this size, the ballast, is kept for what has to be written even so.
+        disk_reserve_mb: u64 = or(64), Live, recommended "64 or more";
         /// Open client connections at most; the others wait.
         max_concurrent_connections: usize = or(10_000), Live, recommended "100 or more";
         /// Seconds to wait for a peer's connection.
         connection_timeout: u64 = or(5), Restart, recommended "1 to 10";
-        /// Attempts to connect after which a peer is reported as unreachable in the log.
+        /// Attempts to connect that fail in a row before the log says that a peer can't be reached; it is tried on and on.
         connection_retry_limit: u32 = or(3), Restart, recommended "3";
     }
     "Database" {

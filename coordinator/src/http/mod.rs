@@ -11,11 +11,13 @@
 pub mod admin;
 pub mod backup;
 pub mod cluster;
+pub mod config;
 pub mod entrance;
 pub mod extract;
 pub mod fence;
 pub mod forward;
 pub mod guard;
+pub mod keyed;
 pub mod leases;
 pub mod maintenance;
 pub mod node_health;
@@ -24,6 +26,7 @@ pub mod problem;
 pub mod read;
 pub mod request_id;
 pub mod results;
+pub mod settings;
 pub mod stored;
 pub mod tasks;
 pub mod timing;
@@ -187,6 +190,7 @@ pub fn router(app: App) -> Router {
         .merge(tasks::writes())
         .merge(workers::calls())
         .merge(maintenance::writes())
+        .merge(settings::writes())
         .merge(leases::writes())
         .merge(cluster::of_the_leader())
         .layer(middleware::from_fn_with_state(app.clone(), entrance::of_the_leader));
@@ -195,9 +199,11 @@ pub fn router(app: App) -> Router {
         .merge(results::reads())
         .merge(workers::reads())
         .merge(maintenance::reads())
+        .merge(settings::reads())
         .merge(cluster::of_this_node())
         .merge(node_health::routes())
         .merge(observe::routes())
+        .merge(config::routes())
         .merge(admin::routes())
         .merge(backup::reads())
         .merge(unbuilt::routes())

@@ -205,6 +205,13 @@ fn vitals(app: &App) -> Vitals {
         findings: findings(app),
         resources: app.sampler.resources(),
         max_memory_bytes: app.live.config().max_memory_mb * 1024 * 1024,
+        disk_level: app.node.room().disk(),
+        clock_offsets_ms: app
+            .node
+            .peers()
+            .into_iter()
+            .filter_map(|peer| Some((peer.node_id, peer.clock_offset_ms?)))
+            .collect(),
     }
 }
 

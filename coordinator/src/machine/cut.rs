@@ -145,6 +145,9 @@ impl CutSum {
         for (name, lease) in &cut.head.named {
             sum = sum.wrapping_add(lease.compute_hash(name));
         }
+        for (key, done) in &cut.head.keys {
+            sum = sum.wrapping_add(done.compute_hash(key));
+        }
         for worker in &cut.workers {
             sum = sum.wrapping_add(worker.compute_hash());
         }

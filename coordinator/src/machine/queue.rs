@@ -22,6 +22,8 @@ pub struct Demand {
     pub labels: BTreeMap<String, String>,
     /// Resources it takes from the worker.
     pub resources: BTreeMap<String, u64>,
+    /// Sets of labels of which the worker must carry one; empty where it need not.
+    pub any_of: Vec<BTreeMap<String, String>>,
 }
 
 /// Place in a class: priority descending, then submission.

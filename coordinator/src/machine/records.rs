@@ -6,6 +6,7 @@
 use super::Machine;
 use super::checksum::Checkpoint;
 use super::evict::Evicted;
+use super::keys::{DoneRequest, Keys};
 use super::leases::NamedLease;
 use super::limits::Limits;
 use super::members::Membership;
@@ -38,8 +39,10 @@ pub(crate) struct Head {
     pub(crate) last_token: u64,
     pub(crate) maintenance: bool,
     pub(crate) maintenance_since: Option<i64>,
+    pub(crate) maintenance_by: Option<String>,
     pub(crate) evicted: Evicted,
     pub(crate) named: BTreeMap<String, NamedLease>,
+    pub(crate) keys: BTreeMap<String, DoneRequest>,
     pub(crate) version: u32,
     pub(crate) members: Membership,
     /// The part of the checksum that is made by what is one of a kind; of use only in the process
@@ -63,8 +66,10 @@ impl Head {
             last_token: machine.last_token,
             maintenance: machine.maintenance,
             maintenance_since: machine.maintenance_since,
+            maintenance_by: machine.maintenance_by.clone(),
             evicted: machine.evicted,
             named: machine.named.clone(),
+            keys: machine.keys.to_body(),
             version: machine.version,
             members: machine.members.clone(),
             standing_hash: machine.counters_hash().wrapping_add(machine.standing_hash()),
@@ -308,8 +313,10 @@ impl Builder {
         machine.last_token = head.last_token;
         machine.maintenance = head.maintenance;
         machine.maintenance_since = head.maintenance_since;
+        machine.maintenance_by = head.maintenance_by;
         machine.evicted = head.evicted;
         machine.named = head.named;
+        machine.keys = Keys::from_body(head.keys);
         machine.version = head.version.max(1);
         machine.members = head.members;
         let (checksum, demands, texts) = (head.checksum, Vec::new(), BTreeSet::new());

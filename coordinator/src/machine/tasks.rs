@@ -55,6 +55,7 @@ impl Spec {
             && self.priority == other.priority
             && self.demand.labels == other.labels
             && self.demand.resources == other.resources
+            && self.demand.any_of == other.any_of
             && self.timeout_ms == other.timeout_ms
             && self.max_retries == other.max_retries
             && self.retry_backoff_ms == other.retry_backoff_ms
@@ -67,7 +68,12 @@ impl Spec {
         canon.texts(&self.demand.labels).amounts(&self.demand.resources);
         canon.u8(self.priority).text(&self.config).u64(self.timeout_ms);
         canon.u64(u64::from(self.max_retries)).u64(self.retry_backoff_ms);
-        canon.u64(self.created_log_ms).i64(self.created_wall_ms).hash()
+        canon.u64(self.created_log_ms).i64(self.created_wall_ms);
+        canon.u64(self.demand.any_of.len() as u64);
+        for set in &self.demand.any_of {
+            canon.texts(set);
+        }
+        canon.hash()
     }
 }
 
@@ -247,6 +253,7 @@ impl Task {
             requirements: Requirements {
                 labels: spec.demand.labels.clone(),
                 resources: spec.demand.resources.clone(),
+                any_of: spec.demand.any_of.clone(),
             },
             timeout_seconds: seconds(spec.timeout_ms),
             max_retries: spec.max_retries,

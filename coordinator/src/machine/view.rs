@@ -118,6 +118,11 @@ impl Machine {
         Some(self.tasks.by_id(id)?.state)
     }
 
+    /// Who has the task, or had it last.
+    pub fn last_worker(&self, id: &str) -> Option<String> {
+        Some(self.tasks.by_id(id)?.attempts.last()?.worker_id.to_string())
+    }
+
     /// How many tasks are in memory.
     pub fn tasks_in_memory(&self) -> usize {
         self.tasks.len()
@@ -174,7 +179,11 @@ impl Machine {
 
     /// Maintenance mode.
     pub fn maintenance(&self) -> Maintenance {
-        Maintenance { enabled: self.maintenance, since: self.maintenance_since.map(wall) }
+        Maintenance {
+            enabled: self.maintenance,
+            since: self.maintenance_since.map(wall),
+            by: self.maintenance_by.clone(),
+        }
     }
 
     /// The live leases of a worker, oldest first.

@@ -187,7 +187,7 @@ impl Applier {
 
     fn install(&self, name: &SnapshotName) -> Result<(), String> {
         let machine = self.snapshots.read(name).map_err(|e| e.to_string())?;
-        let effects = machine.effects_for_rebuild();
+        let (effects, log_ms) = (machine.effects_for_rebuild(), machine.log_ms());
         let members = machine.members().clone();
         failpoint!("install_before_swap");
         *self.machine.write() = machine;
@@ -196,7 +196,7 @@ impl Applier {
         self.store.rebuild(name.index, effects, Rebuild::Merge);
         self.applied.send_replace(name.index);
         failpoint!("install_after_swap");
-        self.inbox.tell(Input::Applied(name.index));
+        self.inbox.tell(Input::Installed(name.index, log_ms));
         tracing::info!(index = name.index, bytes = name.bytes, "installed a snapshot of the leader");
         Ok(())
     }

@@ -174,6 +174,20 @@ fn outcome_of(name: &str) -> Option<AttemptOutcome> {
     [Completed, Failed, TimedOut, LeaseExpired, Cancelled].into_iter().find(|o| o.as_str() == name)
 }
 
+/// As the rows have them: labels as an object, or as a list with the alternatives behind them.
+fn requirements(labels: &str, resources: &str) -> Requirements {
+    let mut sets: Vec<_> = match labels.starts_with('[') {
+        true => serde_json::from_str(labels).unwrap_or_default(),
+        false => serde_json::from_str(labels).into_iter().collect(),
+    };
+    let any_of = sets.split_off(sets.len().min(1));
+    Requirements {
+        labels: sets.pop().unwrap_or_default(),
+        resources: serde_json::from_str(resources).unwrap_or_default(),
+        any_of,
+    }
+}
+
 fn record(row: &Row) -> duckdb::Result<(u64, TaskRecord)> {
     let json = |text: String| RawValue::from_string(text).unwrap_or_else(|_| RawValue::NULL.to_owned());
     let state: String = row.get(4)?;
@@ -186,10 +200,7 @@ fn record(row: &Row) -> duckdb::Result<(u64, TaskRecord)> {
         priority: row.get(3)?,
         state: TaskState::parse(&state).unwrap_or(TaskState::Failed),
         config: json(row.get(5)?),
-        requirements: Requirements {
-            labels: serde_json::from_str(&labels).unwrap_or_default(),
-            resources: serde_json::from_str(&resources).unwrap_or_default(),
-        },
+        requirements: requirements(&labels, &resources),
         timeout_seconds: seconds(row.get(8)?),
         max_retries: row.get(9)?,
         retry_backoff_seconds: seconds(row.get(10)?),
