@@ -6,6 +6,7 @@
 mod error;
 mod leadership;
 mod members;
+mod repair;
 
 pub use error::NodeError;
 pub use members::MembershipError;
@@ -14,7 +15,7 @@ use crate::command::{Command, Reply};
 use crate::config::Config;
 use crate::machine::Machine;
 use crate::operations::OperationBook;
-use crate::raft::applier::{Applier, ApplierProgress, SnapshotRefused, Work};
+use crate::raft::applier::{Applier, ApplierProgress, Work};
 use crate::raft::driver::{Driver, Inbox, Input, TICK, inbox};
 use crate::raft::founding::{Founder, IdentityCard, Stage};
 use crate::raft::handover::Fitness;
@@ -31,7 +32,7 @@ use crate::replica::{Recovered, Replica, ReplicaConfig};
 use crate::room::{Room, RoomLimits};
 use crate::store::{Rebuild, Store};
 use crate::telemetry::{Telemetry, raft_lines};
-use api::cluster::{Operation, PeerStatus, Progress, Role};
+use api::cluster::{PeerStatus, Progress, Role};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use raft::eraftpb::EntryType;
 use std::sync::Arc;
@@ -414,42 +415,6 @@ impl Node {
         &self.shared.room
     }
 
-    /// What takes longer than a request.
-    pub fn operation_book(&self) -> &OperationBook {
-        &self.shared.operations
-    }
-
-    /// Cancelled when the process has to begin anew, with what lies prepared on the disk.
-    pub fn restart(&self) -> &CancellationToken {
-        &self.shared.restart
-    }
-
-    /// Serves no linearizable reads any more, for this reason; or serves them again.
-    pub fn leave_reads(&self, why: Option<String>) {
-        *self.shared.left_reads.lock() = why;
-    }
-
-    /// Takes a snapshot of the machine now, and waits until it is on disk.
-    pub async fn snapshot_now(&self, limit: Duration) -> Result<SnapshotName, String> {
-        let deadline = tokio::time::Instant::now() + limit;
-        loop {
-            let applier = self.shared.running.read().as_ref().map(|r| r.applier.clone());
-            let applier = applier.ok_or("Raft does not run on this node, so nothing is applied")?;
-            let (waiter, outcome) = oneshot::channel();
-            applier.send(Work::Snapshot(Some(waiter))).map_err(|_| "the applier has ended")?;
-            match tokio::time::timeout_at(deadline, outcome).await {
-                Ok(Ok(Ok(name))) => return Ok(name),
-                Ok(Ok(Err(SnapshotRefused::Busy))) => tokio::time::sleep(SNAPSHOT_POLL).await,
-                Ok(Ok(Err(SnapshotRefused::Failed(why)))) => return Err(why),
-                Ok(Err(_)) => return Err("the applier has ended".into()),
-                Err(_) => return Err(format!("there was no snapshot within {} s", limit.as_secs())),
-            }
-            if tokio::time::Instant::now() >= deadline {
-                return Err(format!("another snapshot was being written for {} s", limit.as_secs()));
-            }
-        }
-    }
-
     /// Ends Raft: hands leadership over if this node leads, then stops the threads.
     pub async fn stop(&self) {
         self.hand_over().await;
@@ -576,43 +541,9 @@ impl Node {
         }
     }
 
-    /// What goes on for longer than a moment.
-    pub fn operations(&self) -> Vec<Operation> {
-        let now = jiff::Timestamp::now();
-        let mut all = Vec::new();
-        let mut add = |id: &str, kind: &str, took: Duration, detail: String| {
-            if took >= OPERATION_AFTER {
-                let began = jiff::SignedDuration::try_from(took).unwrap_or_default();
-                all.push(Operation {
-                    id: id.into(),
-                    kind: kind.into(),
-                    started_at: now.checked_sub(began).unwrap_or(now),
-                    duration_seconds: took.as_secs_f64(),
-                    detail,
-                });
-            }
-        };
-        if let Some(at) = *self.shared.writer.busy_since.lock() {
-            add("log-write", "log_write", at.elapsed(), "writing and syncing the log".into());
-        }
-        if let Some(at) = *self.shared.applier.busy_since.lock() {
-            add("apply", "apply", at.elapsed(), "applying committed entries".into());
-        }
-        for (id, kind, took, detail) in self.shared.operations.list() {
-            add(&id, kind, took, detail);
-        }
-        all.sort_by_key(|operation| operation.started_at);
-        all
-    }
-
     /// The machine; hold the guard only for a moment, the applier waits for it.
     pub fn machine(&self) -> RwLockReadGuard<'_, Machine> {
         self.shared.machine.read()
-    }
-
-    /// Works on the machine under its lock; for cuts only, which change nothing of the state.
-    pub(crate) fn with_machine_mut<T>(&self, work: impl FnOnce(&mut Machine) -> T) -> T {
-        work(&mut self.shared.machine.write())
     }
 
     /// Highest applied index.

@@ -64,6 +64,11 @@ impl OperationBook {
         self.shared.open.lock().values().any(|entry| entry.kind == kind)
     }
 
+    /// How many of this kind go on.
+    pub fn count(&self, kind: &str) -> usize {
+        self.shared.open.lock().values().filter(|entry| entry.kind == kind).count()
+    }
+
     /// What goes on: id, kind, since when, detail.
     pub fn list(&self) -> Vec<(String, &'static str, Duration, String)> {
         let open = self.shared.open.lock();

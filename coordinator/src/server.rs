@@ -93,10 +93,14 @@ pub async fn serve(
         false => None,
     };
     let mut identity = Identity::open(&config.data_dir, &config.node_id)?;
-    force_sync::finish(&config, &mut identity, options.force_sync).map_err(part("forced synchronisation"))?;
-    let synchronise = force_sync::asked_by_flag(&config.data_dir, options.force_sync)
-        .map_err(part("forced synchronisation"))?
-        && identity.founded();
+    if let Err(why) = force_sync::finish(&config, &mut identity, options.force_sync) {
+        force_sync::give_up(&config.data_dir, &why);
+    }
+    let asked = force_sync::asked_by_flag(&config.data_dir, options.force_sync).unwrap_or_else(|why| {
+        tracing::error!(why, "whether --force-sync was done already can't be read; it is not done");
+        false
+    });
+    let synchronise = asked && identity.founded();
     let telemetry = Telemetry::new(&config.node_id).map_err(part("metrics"))?;
     let store = Arc::new(open_store(&config, &telemetry));
     let node = Node::new(identity, &config);

@@ -98,8 +98,9 @@ impl Stage {
         let cut = node.with_machine_mut(Machine::begin_cut).without_members();
         let files = Snapshots::new(&self.folder);
         let next = || node.with_machine_mut(|machine| machine.read_cut(&cut, TASKS_AT_ONCE));
-        let name = files.write(&cut, next).map_err(|e| BackupError::NotNow(format!("{e}; ask again")))?;
+        let written = files.write(&cut, next);
         node.with_machine_mut(|machine| machine.end_cut(&cut));
+        let name = written.map_err(|e| BackupError::NotNow(format!("{e}; ask again")))?;
         let from = files.path(&name.file).unwrap_or_default();
         let to = self.folder.join(MACHINE);
         std::fs::rename(&from, &to).map_err(io(&from))?;
@@ -128,8 +129,8 @@ impl Stage {
     }
 }
 
-/// Sends an archive piece by piece; a receiver that goes away ends it.
-pub fn stream(stage: Stage) -> mpsc::Receiver<std::io::Result<Bytes>> {
+/// Sends an archive piece by piece; a receiver that goes away ends it. `kept` lives as long.
+pub fn stream(stage: Stage, kept: impl Send + 'static) -> mpsc::Receiver<std::io::Result<Bytes>> {
     let (sender, receiver) = mpsc::channel(4);
     tokio::task::spawn_blocking(move || {
         let failed = sender.clone();
@@ -138,6 +139,7 @@ pub fn stream(stage: Stage) -> mpsc::Receiver<std::io::Result<Bytes>> {
             // A body that breaks off is seen as such by whoever reads it.
             let _ = failed.blocking_send(Err(error));
         }
+        drop(kept);
     });
     receiver
 }

@@ -22,6 +22,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use xxhash_rust::xxh3::xxh3_128;
 
+/// Where the archive is unpacked, with the process's id.
+const SCRATCH: &str = ".restore-";
 /// How long one step of the database may take.
 const STORE_LIMIT: Duration = Duration::from_secs(3600);
 
@@ -66,9 +68,11 @@ pub fn restore(options: &RestoreOptions) -> Result<Restored, BackupError> {
     for config in &options.configs {
         look(config, options.quarantine_existing).map_err(refused)?;
     }
-    let scratch = first.data_dir.parent().unwrap_or(Path::new(".")).to_owned();
-    std::fs::create_dir_all(&scratch).map_err(io(&scratch))?;
-    let scratch = scratch.join(format!(".restore-{}", std::process::id()));
+    // A directory that is there may be a file system of its own; one that is not is made last.
+    let inside = first.data_dir.exists();
+    let beside = first.data_dir.parent().filter(|_| !inside).unwrap_or(&first.data_dir).to_owned();
+    std::fs::create_dir_all(&beside).map_err(io(&beside))?;
+    let scratch = beside.join(format!("{SCRATCH}{}", std::process::id()));
     let outcome = verify(&options.archive, &scratch)
         .and_then(|archive| write_all(options, &archive, &voters, &scratch));
     let _ = std::fs::remove_dir_all(&scratch);
@@ -190,7 +194,10 @@ fn leaving(config: &Config) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(&config.data_dir).into_iter().flatten().flatten();
     entries
         .map(|entry| entry.path())
-        .filter(|path| path.file_name().is_some_and(|name| name != "quarantine"))
+        .filter(|path| {
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            name != "quarantine" && !name.starts_with(SCRATCH)
+        })
         .collect()
 }
 

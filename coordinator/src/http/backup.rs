@@ -13,6 +13,9 @@ use axum::extract::State;
 use axum::http::{HeaderValue, Response, header};
 use axum::routing::get;
 
+/// Archives that lie on this node's disk at once while they are sent.
+const MAX_BACKUPS: usize = 2;
+
 /// The routes.
 pub fn reads() -> Router<App> {
     Router::new().route("/api/backup", get(backup))
@@ -21,8 +24,8 @@ pub fn reads() -> Router<App> {
 /// Linearizable unless asked otherwise: everything that was answered before is in it.
 async fn backup(State(app): State<App>, Params(query): Params<Freshness>) -> ApiResult<Response<Body>> {
     app.catch_up(query.consistency, query.min_index).await?;
-    if app.node.operation_book().goes_on("backup") {
-        let why = "another backup is being put together on this node; ask again later, or another node";
+    if app.node.operation_book().count("backup") >= MAX_BACKUPS {
+        let why = "other backups of this node are being sent already; ask again later, or another node";
         return Err(ApiError::new(ErrorCode::Overloaded, why));
     }
     let operation = app.node.operation_book().begin_cancellable("backup", "putting the archive together");
@@ -30,16 +33,15 @@ async fn backup(State(app): State<App>, Params(query): Params<Freshness>) -> Api
     let (node, store) = (app.node.clone(), std::sync::Arc::clone(&app.store));
     let made = tokio::task::spawn_blocking(move || {
         let stage = Stage::make(&node, &store, &scratch, operation.token());
-        drop(operation);
-        stage
+        operation.says("sending the archive");
+        (stage, operation)
     });
-    let stage = made
-        .await
-        .map_err(|e| ApiError::new(ErrorCode::Internal, format!("the backup broke off: {e}")))?
-        .map_err(|e| ApiError::new(ErrorCode::Unavailable, e.to_string()))?;
+    let (stage, operation) =
+        made.await.map_err(|e| ApiError::new(ErrorCode::Internal, format!("the backup broke off: {e}")))?;
+    let stage = stage.map_err(|e| ApiError::new(ErrorCode::Unavailable, e.to_string()))?;
     let name = format!("holdfast-{}.tar", stage.manifest().index);
     tracing::info!(index = stage.manifest().index, files = stage.manifest().files.len(), "a backup is sent");
-    let body = Body::from_stream(tokio_stream::wrappers::ReceiverStream::new(stream(stage)));
+    let body = Body::from_stream(tokio_stream::wrappers::ReceiverStream::new(stream(stage, operation)));
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-tar"));

@@ -321,6 +321,15 @@ pub enum Finished {
     NewIncarnation,
 }
 
+/// Puts a plan aside that can't be carried out: the node starts with what it has.
+pub fn give_up(data_dir: &Path, why: &str) {
+    tracing::error!(why, "the state was not replaced; the node starts with what it has");
+    let plan = folder(data_dir).join("plan.json");
+    if let Err(error) = std::fs::rename(&plan, plan.with_extension("failed")) {
+        tracing::error!(%error, "the plan could not be put aside; it is tried again at the next start");
+    }
+}
+
 /// Carries out the plan that lies there, if any. Nothing else may be open.
 pub fn finish(config: &Config, identity: &mut Identity, flag: bool) -> Result<Finished, String> {
     let data_dir = &config.data_dir;
@@ -378,6 +387,8 @@ pub fn finish(config: &Config, identity: &mut Identity, flag: bool) -> Result<Fi
     let (source, at) = (plan.source.clone(), jiff::Timestamp::now());
     write(data_dir, "done.json", &Done { flag, snapshot_index: name.index, source, quarantined, at })?;
     remove(data_dir, "plan.json")?;
+    // What was fetched has been taken over, or is not needed by a node that joins anew.
+    let _ = std::fs::remove_dir_all(folder(data_dir).join("snapshots"));
     tracing::info!(
         source = %plan.source,
         index = name.index,

@@ -224,7 +224,9 @@ impl Snapshots {
     ) -> Result<(), SnapshotError> {
         let failed =
             |why: String| SnapshotError::Fetch { file: name.file.clone(), address: address.into(), why };
-        let Some(path) = self.path(&name.file).filter(|_| name.bytes <= MAX_BYTES && name.hash.len() == 32)
+        let Some(path) = self
+            .path(&name.file)
+            .filter(|_| name.bytes <= MAX_BYTES && name.hash.len() == 32 && is_hex(&name.hash))
         else {
             return Err(failed("its name or size is not acceptable".into()));
         };
@@ -314,6 +316,11 @@ impl Snapshots {
         }
         Ok(())
     }
+}
+
+/// A hash becomes a part of a file's name.
+fn is_hex(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// Index of a whole snapshot by its file's name.
