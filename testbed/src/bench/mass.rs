@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 pub const BATCH_TASKS: u64 = 1_000;
 /// Requests at once.
 const FILLERS: u64 = 4;
+/// How often filling begins anew at most, after a refusal.
+const FILL_ROUNDS: usize = 100;
 /// How long a node may take to serve again.
 const BACK_LIMIT: Duration = Duration::from_secs(120);
 /// How long a request to write a snapshot may take.
@@ -36,7 +38,7 @@ pub async fn measure(arguments: &Arguments, findings: &mut Findings) -> Result<(
     for goal in [arguments.tasks / 10, arguments.tasks] {
         let began = Instant::now();
         let before = acknowledged;
-        acknowledged += fill(&cluster, (goal - acknowledged).div_ceil(BATCH_TASKS)).await?;
+        acknowledged += fill(&cluster, goal.saturating_sub(acknowledged).div_ceil(BATCH_TASKS)).await?;
         let rate = (acknowledged - before) as f64 / began.elapsed().as_secs_f64();
         println!("{acknowledged} tasks, {rate:.0} a second");
         settle(&cluster).await?;
@@ -51,34 +53,50 @@ pub async fn measure(arguments: &Arguments, findings: &mut Findings) -> Result<(
     findings.count(&cluster, acknowledged).await
 }
 
-/// Submits so many batches.
+/// Submits so many batches; goes on with the next leader where one is lost.
 async fn fill(cluster: &Cluster, batches: u64) -> Result<u64, Error> {
-    let leader = cluster.place(cluster.leader(LEADER_LIMIT).await?).address();
     let left = Arc::new(AtomicU64::new(batches));
-    let request = Request::post(&leader, "/api/tasks/batch", &batch_body(BATCH_TASKS));
-    let mut fillers = Vec::new();
-    for _ in 0..FILLERS {
-        let (left, request) = (left.clone(), request.clone());
-        fillers.push(tokio::spawn(async move {
-            let mut connection = Connection::open(&request.address).await?;
-            let mut done = 0;
-            while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok() {
-                match connection.ask(&request).await? {
-                    201 => done += BATCH_TASKS,
-                    status => {
-                        let why = format!("{status}: {}", connection.excerpt());
-                        return Err(Error::Http { address: request.address.clone(), why });
-                    }
-                }
-            }
-            Ok(done)
-        }));
-    }
     let mut done = 0;
-    for filler in fillers {
-        done += filler.await.map_err(|e| Error::io("fill the cluster")(std::io::Error::other(e)))??;
+    let mut refusal = None;
+    for _ in 0..FILL_ROUNDS {
+        let leader = cluster.place(cluster.leader(LEADER_LIMIT).await?).address();
+        let request = Request::post(&leader, "/api/tasks/batch", &batch_body(BATCH_TASKS));
+        let fillers: Vec<_> =
+            (0..FILLERS).map(|_| tokio::spawn(submit_batches(request.clone(), left.clone()))).collect();
+        for filler in fillers {
+            let (tasks, why) = filler.await.map_err(|e| Error::io("fill")(std::io::Error::other(e)))?;
+            done += tasks;
+            refusal = why.or(refusal);
+        }
+        if left.load(Ordering::Relaxed) == 0 {
+            return Ok(done);
+        }
     }
-    Ok(done)
+    let why = refusal.unwrap_or_else(|| "no answers".to_owned());
+    Err(Error::Http { address: "the cluster".into(), why: format!("it can't be filled: {why}") })
+}
+
+/// Submits batches until none is left or one is refused. Gives the tasks that were acknowledged, and
+/// the refusal; what was refused is left for the next.
+async fn submit_batches(request: Request, left: Arc<AtomicU64>) -> (u64, Option<String>) {
+    let mut done = 0;
+    let Ok(mut connection) = Connection::open(&request.address).await else {
+        return (done, Some(format!("{} can't be reached", request.address)));
+    };
+    while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok() {
+        match connection.ask(&request).await {
+            Ok(201) => done += BATCH_TASKS,
+            outcome => {
+                left.fetch_add(1, Ordering::Relaxed);
+                let why = match outcome {
+                    Ok(status) => format!("{status}: {}", connection.excerpt()),
+                    Err(error) => error.to_string(),
+                };
+                return (done, Some(why));
+            }
+        }
+    }
+    (done, None)
 }
 
 /// Waits until every node has applied what the leader has.
