@@ -5,7 +5,8 @@ use clap::Parser;
 use coordinator::cli::{self, Arguments};
 use coordinator::config::{Config, Grade};
 use coordinator::live::Live;
-use coordinator::server;
+use coordinator::server::{self, Ended, ServeOptions};
+use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -38,7 +39,6 @@ pub fn main() -> ExitCode {
 }
 
 async fn run_node(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    anyhow::ensure!(!arguments.force_sync, "--force-sync is not available in this version");
     if arguments.config.is_none() && std::env::var_os("NODE_ID").is_none() {
         anyhow::bail!(
             "give --config FILE (or NODE_ID, HOST, DATA_DIR, PEERS in the environment), or a subcommand; --help lists them"
@@ -63,8 +63,23 @@ async fn run_node(arguments: Arguments) -> anyhow::Result<ExitCode> {
     live.follow(move |config| control.take_config(config));
     let stop = CancellationToken::new();
     watch_signals(&live, &stop)?;
-    server::serve(live, logs, guard, stop).await?;
-    Ok(ExitCode::SUCCESS)
+    let options = ServeOptions { force_sync: arguments.force_sync };
+    match server::serve(live, logs, guard, stop, options).await? {
+        Ended::Stopped => Ok(ExitCode::SUCCESS),
+        Ended::Restart => begin_anew(),
+    }
+}
+
+/// Replaces this process by a fresh one of the same program with the same arguments: same process
+/// id, so that whoever watches over it notices nothing. Files and sockets close with it.
+fn begin_anew() -> anyhow::Result<ExitCode> {
+    let mut arguments = std::env::args_os();
+    let named = arguments.next().unwrap_or_else(|| "coordinator".into());
+    // A program that was replaced on the disk since it was started has no path any more.
+    let program = std::env::current_exe().ok().filter(|path| path.exists());
+    let program = program.map_or_else(|| named.clone(), std::path::PathBuf::into_os_string);
+    let error = std::process::Command::new(program).arg0(named).args(arguments).exec();
+    Err(anyhow::Error::new(error).context("the program can't be started anew; start it again"))
 }
 
 /// SIGTERM and SIGINT stop the node, SIGHUP reads its config again.

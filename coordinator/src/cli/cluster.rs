@@ -177,7 +177,11 @@ pub async fn leader_status(client: &Client) -> Result<Status, CliError> {
     }
     match (seen.into_iter().max_by_key(|s| s.term), failure) {
         (Some(status), _) => Ok(status),
-        (None, Some(error)) => Err(error.into()),
+        (None, Some(error)) => Err(CliError::CouldNotTell(format!(
+            "no coordinator answers (tried {}): {}",
+            client.addresses().join(", "),
+            reason(&error)
+        ))),
         (None, None) => Err(ClientError::NoAddress.into()),
     }
 }

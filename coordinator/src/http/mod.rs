@@ -8,12 +8,16 @@
 //! Invariant: status, health, report, logs and metrics are answered from what this node knows, and
 //! never wait for consensus. They have to answer when it is stuck.
 
+pub mod admin;
+pub mod backup;
 pub mod cluster;
 pub mod config;
 pub mod entrance;
 pub mod extract;
+pub mod fence;
 pub mod forward;
 pub mod guard;
+pub mod keyed;
 pub mod leases;
 pub mod maintenance;
 pub mod node_health;
@@ -22,6 +26,7 @@ pub mod problem;
 pub mod read;
 pub mod request_id;
 pub mod results;
+pub mod settings;
 pub mod stored;
 pub mod tasks;
 pub mod timing;
@@ -33,6 +38,7 @@ use crate::command::{Command, Reply};
 use crate::config::Config;
 use crate::dispatch::Dispatch;
 use crate::health::Sampler;
+use crate::integrity::Integrity;
 use crate::live::Live;
 use crate::node::{Applied, Node, RaftView};
 use crate::store::Store;
@@ -45,6 +51,7 @@ use axum::extract::Request;
 use axum::handler::Handler;
 use axum::http::HeaderValue;
 use axum::middleware;
+use fence::Fence;
 use problem::{ApiError, ApiResult};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -77,6 +84,10 @@ pub struct Parts {
     pub logs: LogRing,
     /// What the process uses.
     pub sampler: Sampler,
+    /// Checks of log, machine and database.
+    pub integrity: Integrity,
+    /// The highest epoch of a repair that was seen.
+    pub fence: Arc<Fence>,
     /// The config that the node was started with.
     pub config: Arc<Config>,
     /// The config as it counts now, and what became of reloads.
@@ -110,9 +121,19 @@ impl App {
         let own_hosts = Arc::new(guard::own_hosts(&config));
         let started_at = Instant::now();
         let store_queries = Arc::new(Semaphore::new(stored::MAX_QUERIES));
+        let integrity = Integrity::new(
+            node.clone(),
+            Arc::clone(&store),
+            telemetry.clone(),
+            config.data_dir.join("raft"),
+            config.db_retention_days,
+        );
+        let fence = Arc::new(Fence::open(&config.data_dir));
         let own_address = HeaderValue::from_str(&config.address())
             .map_err(|e| format!("the node's address can't stand in a header: {e}"))?;
         let app = App(Arc::new(Parts {
+            integrity,
+            fence,
             node,
             store,
             dispatch,
@@ -169,6 +190,7 @@ pub fn router(app: App) -> Router {
         .merge(tasks::writes())
         .merge(workers::calls())
         .merge(maintenance::writes())
+        .merge(settings::writes())
         .merge(leases::writes())
         .merge(cluster::of_the_leader())
         .layer(middleware::from_fn_with_state(app.clone(), entrance::of_the_leader));
@@ -177,10 +199,13 @@ pub fn router(app: App) -> Router {
         .merge(results::reads())
         .merge(workers::reads())
         .merge(maintenance::reads())
+        .merge(settings::reads())
         .merge(cluster::of_this_node())
         .merge(node_health::routes())
         .merge(observe::routes())
         .merge(config::routes())
+        .merge(admin::routes())
+        .merge(backup::reads())
         .merge(unbuilt::routes())
         .layer(middleware::from_fn_with_state(app.clone(), entrance::of_this_node));
     let entrance = middleware::from_fn_with_state(app.clone(), entrance::of_this_node);

@@ -10,16 +10,10 @@ use axum::routing::{get, post};
 
 /// The routes.
 pub fn routes() -> Router<App> {
-    let mut router = Router::new()
-        .route("/api/backup", get(refuse))
+    Router::new()
         .route("/api/auth/login", post(refuse))
         .route("/api/events", get(refuse))
-        .route("/api/openapi.json", get(refuse));
-    for action in ["snapshot", "force_sync", "rebuild_db", "verify", "cancel_operations", "cleanup_resources"]
-    {
-        router = router.route(&format!("/api/admin/{action}"), post(refuse));
-    }
-    router
+        .route("/api/openapi.json", get(refuse))
 }
 
 async fn refuse(request: Request) -> ApiError {

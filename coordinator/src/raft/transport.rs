@@ -18,8 +18,10 @@
 use crate::machine::version::MACHINE_VERSION;
 use crate::raft::driver::{Inbox, Input};
 use crate::raft::frames::{Frames, KIND_ECHO, KIND_MESSAGES, KIND_PULSE, frame, invalid, pack, unpack};
+use crate::raft::handover::Trouble;
 use crate::raft::handshake::{HANDSHAKE, Handshake, PeerState, Refusal, VERDICT};
 use crate::raft::identity::Member;
+use crate::raft::peer_http::PeerHttp;
 use crate::raft::roster::Roster;
 use crate::raft::snapshots::{SnapshotName, Snapshots};
 use crate::telemetry::{Direction, Telemetry};
@@ -65,6 +67,8 @@ pub struct Pulse {
     pub last_index: u64,
     /// Term of that entry.
     pub last_term: u64,
+    /// What is wrong with it.
+    pub trouble: Trouble,
 }
 
 /// How a peer stands, for those who decide about members.
@@ -132,7 +136,7 @@ pub struct Transport {
     /// Attempts that fail in a row before the log says that a peer can't be reached.
     retry_limit: u32,
     snapshots: Snapshots,
-    http: reqwest::Client,
+    http: PeerHttp,
     /// True while a snapshot is fetched; one at a time.
     fetching: Arc<AtomicBool>,
     /// Counts connections, so that their lines in the log can be told apart.
@@ -165,7 +169,7 @@ impl Transport {
             connect_timeout,
             retry_limit,
             snapshots,
-            http: reqwest::Client::new(),
+            http: PeerHttp::new(reqwest::Client::new()),
             fetching: Arc::default(),
             connections: AtomicU64::new(0),
         });
@@ -267,9 +271,9 @@ impl Transport {
             address: self.address_of(peer),
             reachable: state.connected,
             last_contact_ms: state.last_heard.map(|at| at.elapsed().as_millis() as u64),
-            rtt_ms: state.rtt.map(|rtt| (rtt.as_secs_f64() * 1e6).round() / 1e3),
+            rtt_ms: state.clock.rtt().map(|rtt| (rtt.as_secs_f64() * 1e6).round() / 1e3),
             match_index: state.match_index,
-            clock_offset_ms: state.clock_offset_ms,
+            clock_offset_ms: state.clock.offset_us().map(|us| (us as f64 / 1e3).round() as i64),
             error: state.error.clone(),
         }
     }
@@ -345,6 +349,11 @@ impl Transport {
         Ok((raft_id, hello))
     }
 
+    /// A client of the peers.
+    pub fn http(&self) -> &PeerHttp {
+        &self.http
+    }
+
     /// Answers a peer's upgrade.
     pub fn accept(self: &Arc<Self>, mut request: Request<Body>) -> Response<Body> {
         let refuse = |status: StatusCode, why: String, verdict: Option<Verdict>| {
@@ -375,7 +384,6 @@ impl Transport {
         let Some(peer) = self.peer(raft_id) else {
             return refuse(StatusCode::CONFLICT, format!("node {} has just gone", hello.node_id), None);
         };
-        peer.state.lock().clock_offset_ms = Some(hello.now_ms - jiff::Timestamp::now().as_millisecond());
         let upgrade = hyper::upgrade::on(&mut request);
         let transport = self.clone();
         tokio::spawn(async move {
@@ -435,7 +443,7 @@ impl Transport {
                 KIND_PULSE => {
                     let (sent, pulse): (u64, Pulse) = postcard::from_bytes(&payload).map_err(invalid)?;
                     self.inbox.tell(Input::Pulse(raft_id, pulse));
-                    let echo = postcard::to_stdvec(&sent).map_err(invalid)?;
+                    let echo = postcard::to_stdvec(&(sent, now_us())).map_err(invalid)?;
                     writer.write_all(&frame(KIND_ECHO, &echo)).await?;
                 }
                 other => return Err(invalid(format!("unknown frame kind {other}"))),
@@ -461,8 +469,11 @@ impl Transport {
             let (inbox, snapshots, fetching) =
                 (self.inbox.clone(), self.snapshots.clone(), self.fetching.clone());
             let (address, http) = (self.address_of(peer), self.http.clone());
+            let telemetry = self.telemetry.clone();
             tokio::spawn(async move {
-                match snapshots.fetch(&http, &address, &name).await {
+                let fetched = snapshots.fetch(&http, &address, &name).await;
+                telemetry.snapshot_fetched(fetched.is_ok());
+                match fetched {
                     Ok(()) => inbox.peer(vec![message]),
                     // The leader sends it again when it hears nothing.
                     Err(error) => tracing::warn!(%error, "a snapshot could not be fetched"),
@@ -525,7 +536,7 @@ impl Transport {
             .header(HANDSHAKE, self.handshake())
             .body(Body::empty())
             .map_err(std::io::Error::other)?;
-        let sent_ms = jiff::Timestamp::now().as_millisecond();
+        let (sent_us, sent_at) = (now_us(), Instant::now());
         let response = sender.send_request(request).await.map_err(std::io::Error::other)?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             let status = response.status();
@@ -549,8 +560,12 @@ impl Transport {
         if raft_id != peer.raft_id {
             return Err(std::io::Error::other(format!("{address} answers as node {}", hello.node_id)));
         }
-        let middle = (sent_ms + jiff::Timestamp::now().as_millisecond()) / 2;
-        peer.state.lock().clock_offset_ms = Some(hello.now_ms - middle);
+        {
+            // What was measured over the last connection counts no more.
+            let mut state = peer.state.lock();
+            state.clock.forget();
+            state.clock.sample(sent_us, hello.now_ms.saturating_mul(1000), sent_at.elapsed());
+        }
         hyper::upgrade::on(response).await.map(TokioIo::new).map_err(std::io::Error::other)
     }
 
@@ -590,16 +605,22 @@ impl Transport {
                     if kind != KIND_ECHO {
                         return Err(invalid(format!("unexpected frame kind {kind}")));
                     }
-                    let sent: u64 = postcard::from_bytes(&payload).map_err(invalid)?;
+                    let (sent, theirs_us): (u64, i64) = postcard::from_bytes(&payload).map_err(invalid)?;
                     last_echo = Instant::now();
                     let rtt = origin.elapsed().saturating_sub(Duration::from_nanos(sent));
                     let mut state = peer.state.lock();
-                    state.rtt = Some(state.rtt.map_or(rtt, |old| (old * 7 + rtt) / 8));
+                    let sent_us = now_us() - i64::try_from(rtt.as_micros()).unwrap_or(0);
+                    state.clock.sample(sent_us, theirs_us, rtt);
                     state.last_heard = Some(last_echo);
                 }
             }
         }
     }
+}
+
+/// The wall clock, Unix microseconds.
+fn now_us() -> i64 {
+    jiff::Timestamp::now().as_microsecond()
 }
 
 /// Bounds a step that has no end of its own.
