@@ -67,6 +67,11 @@ fn every_command_works_for_people_and_for_programs() {
                 assert!(read.is_ok(), "{arguments:?}: {}", text(&run));
             }
         }
+        // A disk that is nearly full, or a clock that is off, is this machine's and rightly named.
+        let doctor = coordinator(&["doctor", "--no-archive"]);
+        assert!(matches!(doctor.status.code(), Some(0 | 1)), "{}", text(&doctor));
+        assert!(text(&doctor).starts_with("3 of 3 nodes answer"), "{}", text(&doctor));
+        assert!(!text(&doctor).contains("FAULT"), "{}", text(&doctor));
         let nobody =
             program("coordinator").args(["status", "--coordinators", "127.0.0.1:1"]).output().unwrap();
         assert_eq!(nobody.status.code(), Some(2), "{}", text(&nobody));
