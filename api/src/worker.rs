@@ -22,7 +22,9 @@ pub const MAX_LEASE_WAIT_MS: u64 = 30_000;
 pub const MAX_SLOTS: u32 = 1024;
 
 /// Where a worker stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum WorkerState {
     /// Has free slots.
@@ -52,7 +54,7 @@ impl WorkerState {
 }
 
 /// `POST /api/workers/register`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Register {
     /// The worker's id; the same id again replaces what was registered.
@@ -78,7 +80,7 @@ fn default_types() -> Vec<String> {
 }
 
 /// Answer to a registration: the times to keep.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Registered {
     /// The worker's id.
     pub worker_id: String,
@@ -91,7 +93,7 @@ pub struct Registered {
 }
 
 /// `POST /api/workers/{id}/heartbeat`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Heartbeat {
     /// The tokens of the leases it holds.
@@ -100,7 +102,7 @@ pub struct Heartbeat {
 }
 
 /// Answer to a heartbeat.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct HeartbeatAnswer {
     /// Tokens it named that are no longer valid: end that work, report nothing.
     pub cancel: Vec<u64>,
@@ -109,7 +111,7 @@ pub struct HeartbeatAnswer {
 }
 
 /// `POST /api/workers/{id}/lease`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LeaseRequest {
     /// How many more tasks it can take now.
@@ -123,7 +125,7 @@ pub struct LeaseRequest {
 }
 
 /// Answer to a lease call.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct LeaseAnswer {
     /// What to run.
     pub tasks: Vec<LeasedTask>,
@@ -134,7 +136,7 @@ pub struct LeaseAnswer {
 }
 
 /// A task in a worker's hands.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct LeasedTask {
     /// The task's id.
     pub task_id: String,
@@ -142,6 +144,7 @@ pub struct LeasedTask {
     #[serde(rename = "type")]
     pub kind: String,
     /// What to do.
+    #[schema(value_type = serde_json::Value)]
     pub config: Box<RawValue>,
     /// 0 to 9.
     pub priority: u8,
@@ -152,11 +155,12 @@ pub struct LeasedTask {
     /// Seconds it may run.
     pub timeout_seconds: f64,
     /// When the lease ends unless it is renewed.
+    #[schema(value_type = String, format = DateTime)]
     pub lease_expires_at: Timestamp,
 }
 
 /// A worker as `GET /api/workers` shows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct WorkerRecord {
     /// The worker's id.
     pub worker_id: String,
@@ -176,6 +180,7 @@ pub struct WorkerRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
     /// When it registered last.
+    #[schema(value_type = String, format = DateTime)]
     pub registered_at: Timestamp,
     /// Milliseconds since the leader heard it; none where the node asked is not the leader.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -183,7 +188,7 @@ pub struct WorkerRecord {
 }
 
 /// `GET /api/workers`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct WorkerList {
     /// Every worker, by id.
     pub workers: Vec<WorkerRecord>,

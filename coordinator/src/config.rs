@@ -247,6 +247,9 @@ pub struct AuthUser {
     pub username: String,
     /// Its argon2id hash.
     pub password_hash: String,
+    /// What it may do; without it, the role it is called after, else `viewer`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<api::AccessRole>,
 }
 
 const fn yes() -> bool {
@@ -395,17 +398,9 @@ impl Config {
         if self.enable_redundancy && self.peers.is_empty() {
             fault("peers", "is required with `enable_redundancy`: name the other nodes, or set enable_redundancy to false for a cluster of one".into());
         }
-        if self.enable_auth || !self.auth_users.is_empty() {
-            fault(
-                "enable_auth",
-                "not available in this version: logins are refused rather than ignored".into(),
-            );
-        }
+        crate::access::settings::check(self, &mut fault, &mut warnings);
         if self.enable_tls || self.cert_path.is_some() || self.ca_path.is_some() {
             fault("enable_tls", "not available in this version: TLS is refused rather than ignored".into());
-        }
-        if self.cluster_secret_file.is_some() {
-            fault("cluster_secret_file", "not available in this version".into());
         }
         for key in self.db_pragma.keys() {
             match key.as_str() {
@@ -417,6 +412,7 @@ impl Config {
             }
         }
         if !self.allow_insecure_network
+            && !self.enable_auth
             && !self.bind_host().starts_with("127.")
             && self.bind_host() != "localhost"
             && self.bind_host() != "::1"

@@ -87,7 +87,7 @@ pub async fn serve(
     .map_err(part("HTTP"))?;
 
     let drained = CancellationToken::new();
-    let router = crate::raft::routes::router(node.clone()).merge(crate::http::router(app));
+    let router = crate::http::served(app);
     let listener = Capped { tcp: api, permits: Arc::new(Semaphore::new(config.max_concurrent_connections)) };
     let serving = tokio::spawn(
         axum::serve(listener, router).with_graceful_shutdown(drained.clone().cancelled_owned()).into_future(),

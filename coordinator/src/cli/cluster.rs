@@ -36,8 +36,8 @@ struct Seen {
 
 impl StatusCommand {
     pub async fn run(self) -> Result<u8, CliError> {
-        self.cluster.client()?;
-        let seen = see_all(&self.cluster.coordinators).await;
+        let client = self.cluster.client()?;
+        let seen = see_all(&client, &self.cluster.coordinators).await;
         if self.cluster.json {
             print::json(&json!({ "nodes": seen }));
         } else {
@@ -55,10 +55,10 @@ impl StatusCommand {
 }
 
 /// Asks every address that was given, and then the peers they name.
-async fn see_all(addresses: &[String]) -> Vec<Seen> {
+async fn see_all(client: &Client, addresses: &[String]) -> Vec<Seen> {
     let given: Vec<String> =
         addresses.iter().map(|a| a.trim().to_owned()).filter(|a| !a.is_empty()).collect();
-    let mut seen = join_all(given.iter().map(|address| see(address))).await;
+    let mut seen = join_all(given.iter().map(|address| see(client, address))).await;
     let ids: Vec<String> = seen.iter().filter_map(|s| Some(s.status.as_ref()?.node_id.clone())).collect();
     let mut others: Vec<PeerStatus> = seen
         .iter()
@@ -68,20 +68,20 @@ async fn see_all(addresses: &[String]) -> Vec<Seen> {
         .collect();
     others.sort_by(|a, b| a.node_id.cmp(&b.node_id));
     others.dedup_by(|a, b| a.node_id == b.node_id);
-    seen.extend(join_all(others.iter().map(|peer| see(&peer.address))).await);
+    seen.extend(join_all(others.iter().map(|peer| see(client, &peer.address))).await);
     seen
 }
 
-async fn see(address: &str) -> Seen {
-    match status_of(address).await {
+async fn see(client: &Client, address: &str) -> Seen {
+    match status_of(client, address).await {
         Ok(status) => Seen { address: address.to_owned(), status: Some(status), error: None },
         Err(error) => Seen { address: address.to_owned(), status: None, error: Some(reason(&error)) },
     }
 }
 
 /// The status that the node at `address` gives of itself.
-async fn status_of(address: &str) -> Result<Status, ClientError> {
-    Client::new([address.to_owned()])?.with_deadline(STATUS_LIMIT).get("/api/status").await
+async fn status_of(client: &Client, address: &str) -> Result<Status, ClientError> {
+    client.at(address).with_deadline(STATUS_LIMIT).get("/api/status").await
 }
 
 /// The failure without the client's own preface.
@@ -240,7 +240,7 @@ pub async fn leader_status(client: &Client) -> Result<Status, CliError> {
         status.peers.iter().find(|p| p.node_id == *leader).map(|p| p.address.clone())
     });
     match address {
-        Some(address) => Ok(status_of(&address).await.unwrap_or(status)),
+        Some(address) => Ok(status_of(client, &address).await.unwrap_or(status)),
         None => Ok(status),
     }
 }

@@ -97,9 +97,10 @@ async fn give_up(app: &App, to: Option<&str>) -> ApiResult<Json<Leadership>> {
     Ok(Json(Leadership { leader: view.leader, term: view.term }))
 }
 
-#[derive(Debug, Deserialize)]
+/// Query of `can_lose`.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
-struct WithoutNode {
+pub struct WithoutNode {
     node: String,
 }
 

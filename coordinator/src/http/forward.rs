@@ -26,8 +26,13 @@ const ANSWER_LIMIT: Duration = Duration::from_millis(api::worker::MAX_LEASE_WAIT
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 
 /// Headers of the request that the leader is to see.
-const REQUEST_HEADERS: [HeaderName; 4] =
-    [header::CONTENT_TYPE, header::ACCEPT, header::USER_AGENT, HeaderName::from_static("idempotency-key")];
+const REQUEST_HEADERS: [HeaderName; 5] = [
+    header::AUTHORIZATION,
+    header::CONTENT_TYPE,
+    header::ACCEPT,
+    header::USER_AGENT,
+    HeaderName::from_static("idempotency-key"),
+];
 
 /// Headers of the leader's answer that the client is to see.
 const ANSWER_HEADERS: [HeaderName; 4] =
@@ -70,7 +75,7 @@ pub fn decide(role: Role, role_detail: Option<&str>, leader: Option<String>, for
 
 /// The one client that forwarding uses; connections are kept.
 pub fn client() -> reqwest::Result<reqwest::Client> {
-    reqwest::Client::builder()
+    api::http::builder()
         .connect_timeout(CONNECT_LIMIT)
         .pool_idle_timeout(Duration::from_secs(30))
         .pool_max_idle_per_host(256)

@@ -1,12 +1,14 @@
 //! The HTTP API: a router, one file per resource, and what stands before and behind the handlers.
 //!
 //! A request passes, in this order: the clock of [`timing`], the [`guard`] (origin, content type),
-//! for writes and worker calls the [`forward`]ing to the leader, then its handler. Whatever goes
+//! the check of the caller ([`access`]), for writes and worker calls the [`forward`]ing to the leader, then its handler. Whatever goes
 //! wrong anywhere leaves as a [`problem`] document.
 //!
 //! Invariant: status, health, report, logs and metrics are answered from what this node knows, and
 //! never wait for consensus. They have to answer when it is stuck.
 
+pub mod access;
+pub mod auth;
 pub mod cluster;
 pub mod extract;
 pub mod forward;
@@ -15,16 +17,19 @@ pub mod leases;
 pub mod maintenance;
 pub mod node_health;
 pub mod observe;
+pub mod openapi;
 pub mod problem;
 pub mod read;
 pub mod results;
 pub mod stored;
+pub mod table;
 pub mod tasks;
 pub mod timing;
 pub mod unbuilt;
 pub mod validate;
 pub mod workers;
 
+use crate::access::Access;
 use crate::command::{Command, Reply};
 use crate::config::Config;
 use crate::dispatch::Dispatch;
@@ -60,6 +65,8 @@ pub struct App {
     pub sampler: Sampler,
     /// The node's config.
     pub config: Arc<Config>,
+    /// Who may do what.
+    pub access: Access,
     /// When the process started.
     pub started_at: Instant,
     /// The client that forwards to the leader.
@@ -83,6 +90,7 @@ impl App {
     ) -> Result<App, String> {
         let forwarding =
             forward::client().map_err(|e| format!("the forwarding client can't be made: {e}"))?;
+        let access = Access::from_config(&config).map_err(|e| e.to_string())?;
         let own_hosts = Arc::new(guard::own_hosts(&config));
         let started_at = Instant::now();
         let store_queries = Arc::new(Semaphore::new(stored::MAX_QUERIES));
@@ -94,6 +102,7 @@ impl App {
             logs,
             sampler,
             config,
+            access,
             started_at,
             forwarding,
             own_hosts,
@@ -151,12 +160,21 @@ pub fn router(app: App) -> Router {
         .merge(cluster::of_this_node())
         .merge(node_health::routes())
         .merge(observe::routes())
+        .merge(auth::routes())
+        .merge(openapi::routes())
         .merge(unbuilt::routes())
         .fallback(unknown_endpoint)
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(middleware::from_fn_with_state(app.access.clone(), access::check))
         .layer(middleware::from_fn_with_state(app.clone(), guard::check))
         .layer(middleware::from_fn_with_state(app.clone(), timing::measure))
         .with_state(app)
+}
+
+/// The API and the peers' paths, as one port serves them.
+pub fn served(app: App) -> Router {
+    let checked = middleware::from_fn_with_state(app.access.clone(), access::check);
+    crate::raft::routes::router(app.node.clone()).layer(checked).merge(router(app))
 }
 
 async fn unknown_endpoint(request: Request) -> ApiError {
@@ -174,5 +192,7 @@ pub(crate) fn fresh_id() -> String {
     ulid::Ulid::generate().to_string()
 }
 
+#[cfg(test)]
+mod access_tests;
 #[cfg(test)]
 mod tests;

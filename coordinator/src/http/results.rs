@@ -19,13 +19,16 @@ pub fn reads() -> Router<App> {
     Router::new().route("/api/results", get(list))
 }
 
-#[derive(Debug, Deserialize)]
+/// Query of `results`.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
-struct ResultQuery {
+pub struct ResultQuery {
     #[serde(rename = "type")]
     kind: Option<String>,
     status: Option<TaskState>,
+    #[param(value_type = Option<String>, format = DateTime)]
     from: Option<Timestamp>,
+    #[param(value_type = Option<String>, format = DateTime)]
     to: Option<Timestamp>,
     limit: Option<usize>,
     after: Option<u64>,

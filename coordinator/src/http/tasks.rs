@@ -4,6 +4,7 @@ use super::extract::{Id, JsonBody, OptionalJson, Params};
 use super::problem::{ApiError, ApiResult};
 use super::read::{Consistency, Freshness};
 use super::{App, fresh_id, validate};
+use crate::access::Caller;
 use crate::command::{Command, Reply};
 use crate::machine::TaskFilter;
 use crate::node::Applied;
@@ -54,8 +55,8 @@ async fn submit(State(app): State<App>, JsonBody(task): JsonBody<NewTask>) -> Ap
 }
 
 /// Answer to a repeated submission.
-#[derive(serde::Serialize)]
-struct Repeated {
+#[derive(serde::Serialize, utoipa::ToSchema)]
+pub struct Repeated {
     #[serde(flatten)]
     submitted: Submitted,
     /// The first one's record; none in the moment in which it leaves memory.
@@ -72,7 +73,7 @@ async fn submit_batch(State(app): State<App>, JsonBody(batch): JsonBody<NewBatch
 }
 
 /// Body of a request that has nothing to say.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Nothing {}
 
@@ -96,9 +97,11 @@ async fn retry(
 
 async fn report(
     State(app): State<App>,
+    caller: Caller,
     Id(task_id): Id,
     JsonBody(report): JsonBody<ResultReport>,
 ) -> ApiResult<Json<TaskStanding>> {
+    caller.speaks_for(&report.worker_id)?;
     validate::name("worker_id", &report.worker_id).map_err(invalid)?;
     app.dispatch.heard(&report.worker_id);
     let complete = Command::Complete {
@@ -124,9 +127,9 @@ fn standing(task_id: String, applied: Applied) -> ApiResult<Json<TaskStanding>> 
 }
 
 /// `GET /api/tasks`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
-struct ListQuery {
+pub struct ListQuery {
     status: Option<TaskState>,
     #[serde(rename = "type")]
     kind: Option<String>,

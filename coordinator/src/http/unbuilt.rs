@@ -14,9 +14,7 @@ pub fn routes() -> Router<App> {
         .route("/api/cluster/members", post(refuse))
         .route("/api/cluster/members/{node_id}", delete(refuse))
         .route("/api/backup", get(refuse))
-        .route("/api/auth/login", post(refuse))
-        .route("/api/events", get(refuse))
-        .route("/api/openapi.json", get(refuse));
+        .route("/api/events", get(refuse));
     for action in ["snapshot", "force_sync", "rebuild_db", "verify", "cancel_operations", "cleanup_resources"]
     {
         router = router.route(&format!("/api/admin/{action}"), post(refuse));

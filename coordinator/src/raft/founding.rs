@@ -131,7 +131,7 @@ impl Founder {
         if !config.enable_redundancy {
             return self.found_alone();
         }
-        let http = reqwest::Client::builder()
+        let http = api::http::builder()
             .timeout(Duration::from_secs(1))
             .connect_timeout(Duration::from_millis(500))
             .build()

@@ -161,7 +161,7 @@ impl Transport {
             end,
             connect_timeout,
             snapshots,
-            http: reqwest::Client::new(),
+            http: api::http::builder().build().unwrap_or_default(),
             fetching: Arc::default(),
             connections: AtomicU64::new(0),
         });
