@@ -314,9 +314,44 @@ pub struct Report {
     /// Totals since the process started: `submitted`, `completed`, `failed`, `retried`, `expired`.
     #[serde(default)]
     pub totals: BTreeMap<String, u64>,
+    /// Where the node's config comes from and what became of reloads.
+    #[serde(default)]
+    pub config: ConfigStanding,
     /// Node ids in this node's config that are no members, and members its config does not name.
     #[serde(default)]
     pub config_differs: Vec<String>,
+}
+
+/// How a node's config stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ConfigStanding {
+    /// The file it was read from; none where it came from the environment alone.
+    pub file: Option<String>,
+    /// When the node was started with it.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub loaded_at: Option<Timestamp>,
+    /// Where the node stands: a rack, a zone, a region.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// How often it was read again.
+    pub reloads: u64,
+    /// What came of the last time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_reload: Option<ConfigReload>,
+}
+
+/// What came of reading a config again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ConfigReload {
+    /// When.
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Timestamp,
+    /// Keys whose new values count now.
+    pub applied: Vec<String>,
+    /// Keys whose new values wait for a restart.
+    pub needs_restart: Vec<String>,
+    /// Why nothing was taken; empty where it was.
+    pub faults: Vec<String>,
 }
 
 /// An entry of `GET /api/debug/raft_log`.
@@ -396,6 +431,9 @@ pub struct LogLines {
     pub lines: Vec<LogLine>,
     /// Give this as `since` for what follows.
     pub next: u64,
+    /// Lines that did not reach the log file since the process started.
+    #[serde(default)]
+    pub lost_lines: u64,
 }
 
 /// A member of the cluster.

@@ -117,6 +117,19 @@ pub fn from_object<T: DeserializeOwned>(object: Map<String, Value>) -> Result<T,
     })
 }
 
+/// Reads the value of one key, with its path in every error.
+pub fn from_value<T: DeserializeOwned>(key: &str, value: Value) -> Result<T, ConfigError> {
+    serde_path_to_error::deserialize(value).map_err(|e| {
+        let inner = e.path().to_string();
+        let path = match inner.as_str() {
+            "." => key.to_owned(),
+            inner if inner.starts_with('[') => format!("{key}{inner}"),
+            inner => format!("{key}.{inner}"),
+        };
+        explain(&path, &e.inner().to_string())
+    })
+}
+
 /// Turns serde's message into an error of ours. Serde gives unknown and missing fields only as text.
 fn explain(path: &str, message: &str) -> ConfigError {
     let quoted = |text: &str| -> Vec<String> {

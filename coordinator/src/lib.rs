@@ -10,6 +10,7 @@ pub mod config;
 pub mod dispatch;
 pub mod health;
 pub mod http;
+pub mod live;
 pub mod machine;
 pub mod node;
 pub mod raft;

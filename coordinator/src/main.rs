@@ -3,7 +3,8 @@
 use anyhow::Context;
 use clap::Parser;
 use coordinator::cli;
-use coordinator::config::Config;
+use coordinator::config::{Config, Grade};
+use coordinator::live::Live;
 use coordinator::server;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -20,7 +21,9 @@ struct Arguments {
     /// The node's config file.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Check the config and end.
+    /// Print the config as it counts (secrets removed) with every warning and every fault, and end.
+    ///
+    /// Exit code 0: a node would start with it. 1: it would not.
     #[arg(long)]
     check_config: bool,
     /// Replace this node's state by a verified snapshot of the majority.
@@ -66,24 +69,41 @@ async fn run_node(arguments: Arguments) -> anyhow::Result<ExitCode> {
             "give --config FILE (or NODE_ID, HOST, DATA_DIR, PEERS in the environment), or a subcommand; --help lists them"
         );
     }
-    let (config, warnings) = Config::load(arguments.config.as_deref(), |name| std::env::var(name).ok())?;
+    let env = |name: &str| std::env::var(name).ok();
     if arguments.check_config {
-        warnings.iter().for_each(|warning| println!("warning: {warning}"));
-        println!("the config of node {} is valid", config.node_id);
-        return Ok(ExitCode::SUCCESS);
+        return Ok(cli::check_config(&Config::read(arguments.config.as_deref(), env)));
     }
-    let (logs, guard) = coordinator::telemetry::logs::init(&config)?;
-    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let (config, remarks) = Config::load(arguments.config.as_deref(), env)?;
+    let (logs, guard, control) = coordinator::telemetry::logs::init(&config)?;
+    for remark in &remarks {
+        match remark.grade {
+            Grade::Warning => tracing::warn!("{remark}"),
+            Grade::Note => tracing::info!("{remark}"),
+        }
+    }
+    let live = Live::new(config, arguments.config, env);
+    live.follow(move |config| control.take_config(config));
     let stop = CancellationToken::new();
+    watch_signals(&live, &stop)?;
+    server::serve(live, logs, guard, stop).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// SIGTERM and SIGINT stop the node, SIGHUP reads its config again.
+fn watch_signals(live: &Live, stop: &CancellationToken) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("can't watch for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("can't watch for SIGINT")?;
-    tokio::spawn({
-        let stop = stop.clone();
-        async move {
-            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-            stop.cancel();
+    let mut hangup = signal(SignalKind::hangup()).context("can't watch for SIGHUP")?;
+    let (live, stop) = (live.clone(), stop.clone());
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hangup.recv() => drop(live.reload()),
+            }
         }
+        stop.cancel();
     });
-    server::serve(config, logs, guard, stop).await?;
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }

@@ -6,17 +6,19 @@
 use crate::command::{Command, Reply};
 use crate::config::Config;
 use crate::machine::Machine;
-use crate::raft::applier::{Applier, ApplierProgress, SnapshotPolicy};
+use crate::raft::applier::{Applier, ApplierProgress};
 use crate::raft::driver::{Driver, Inbox, Input, TICK, inbox};
+use crate::raft::election_lines::ElectionLines;
 use crate::raft::founding::{Founder, IdentityCard, Stage};
 use crate::raft::identity::{Founding, Identity, Member};
+use crate::raft::limits::RaftLimits;
 use crate::raft::log::{RaftLog, WriterProgress};
 use crate::raft::log_end::{self, LogEnd};
 use crate::raft::snapshots::{SnapshotName, Snapshots};
 use crate::raft::transport::{Own, Transport};
 use crate::replica::{Recovered, Replica, ReplicaConfig, Standing};
 use crate::store::{Rebuild, Store};
-use crate::telemetry::Telemetry;
+use crate::telemetry::{Telemetry, raft_lines};
 use api::cluster::{Operation, PeerStatus, Progress, Role};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use raft::StateRole;
@@ -128,6 +130,7 @@ struct Shared {
     boot_nonce: String,
     founder: Arc<Founder>,
     snapshots: Snapshots,
+    limits: Arc<RaftLimits>,
     founding: RwLock<Option<Founding>>,
     addresses: RwLock<Vec<(String, String)>>,
     machine: Arc<RwLock<Machine>>,
@@ -160,6 +163,7 @@ impl Node {
                 boot_nonce,
                 founder: Founder::new(identity, config),
                 snapshots: Snapshots::new(&config.data_dir),
+                limits: Arc::new(RaftLimits::new(config)),
                 founding: RwLock::new(None),
                 addresses: RwLock::new(Vec::new()),
                 machine: Arc::new(RwLock::new(Machine::new())),
@@ -204,8 +208,7 @@ impl Node {
             Err(why) => return Err(self.fail(why)),
         };
         let founding = self.shared.founder.found(config).await.map_err(|e| self.fail(e.to_string()))?;
-        let peers = config.peers.iter().filter_map(|p| p.id.clone().map(|id| (id, p.address())));
-        *self.shared.addresses.write() = peers.collect();
+        self.set_addresses(config);
         *self.shared.founding.write() = Some(founding.clone());
         self.start_raft(config, &founding, suspect, store, telemetry).map_err(|why| self.fail(why))
     }
@@ -250,7 +253,10 @@ impl Node {
             suspect,
             seed: card.boot_nonce,
         };
-        let replica = Replica::new(replica_config, recovered, log.clone())?;
+        let raft_ids: Arc<Vec<_>> =
+            Arc::new(founding.members.iter().map(|m| (m.raft_id(), m.node_id.clone())).collect());
+        let logger = raft_lines::logger(&raft_ids);
+        let replica = Replica::with_logger(replica_config, recovered, log.clone(), &logger)?;
         let (inbox, outbox) = inbox();
         let transport = Transport::start(
             Own {
@@ -267,8 +273,6 @@ impl Node {
             self.shared.snapshots.clone(),
             self.shared.end.clone(),
         );
-        let raft_ids: Arc<Vec<_>> =
-            Arc::new(founding.members.iter().map(|m| (m.raft_id(), m.node_id.clone())).collect());
         let start = |e: std::io::Error| format!("a thread can't be started: {e}");
         let (writer, writer_thread) =
             log.start_writer(inbox.clone(), self.shared.writer.clone(), telemetry.clone()).map_err(start)?;
@@ -277,10 +281,7 @@ impl Node {
             machine: self.shared.machine.clone(),
             store: store.clone(),
             snapshots: self.shared.snapshots.clone(),
-            policy: SnapshotPolicy {
-                threshold_entries: config.snapshot_threshold,
-                max_log_entries: config.max_log_size,
-            },
+            limits: self.shared.limits.clone(),
             snapshot_index,
             replay_until,
             inbox: inbox.clone(),
@@ -309,17 +310,16 @@ impl Node {
                 // A store that has to be rebuilt needs no entries: it takes them from the machine.
                 if health.healthy { health.durable_index } else { u64::MAX }
             }),
-            kept_entries: config.snapshot_threshold,
             transport: transport.clone(),
             publisher: Publisher {
                 view: self.shared.view.clone(),
                 transport: transport.clone(),
                 raft_ids: raft_ids.clone(),
-                log_events: config.log_raft_events,
                 last_leader: 0,
+                lines: ElectionLines::default(),
                 matched: Vec::new(),
             },
-            max_batch_commands: config.max_batch_size,
+            limits: self.shared.limits.clone(),
             telemetry,
             turns: self.shared.turns.clone(),
             voters,
@@ -364,6 +364,22 @@ impl Node {
             store.rebuild(begin, effects, Rebuild::Merge);
         }
         Ok(begin)
+    }
+
+    /// Takes what may change while the node runs: limits, and where its peers are reached.
+    pub fn take_config(&self, config: &Config) {
+        self.shared.limits.set(config);
+        self.set_addresses(config);
+        if let Some(transport) = self.transport() {
+            let addresses = self.shared.addresses.read().clone();
+            addresses.into_iter().for_each(|(node_id, address)| transport.set_address(&node_id, address));
+        }
+    }
+
+    /// A peer that is configured without an id is reached where it was when the cluster was founded.
+    fn set_addresses(&self, config: &Config) {
+        let peers = config.peers.iter().filter_map(|p| p.id.clone().map(|id| (id, p.address())));
+        *self.shared.addresses.write() = peers.collect();
     }
 
     /// The snapshot files.
@@ -611,8 +627,8 @@ pub struct Publisher {
     view: Arc<watch::Sender<RaftView>>,
     transport: Arc<Transport>,
     raft_ids: Arc<Vec<(u64, String)>>,
-    log_events: bool,
     last_leader: u64,
+    lines: ElectionLines,
     matched: Vec<(u64, u64)>,
 }
 
@@ -635,13 +651,7 @@ impl Publisher {
         };
         let leader =
             self.raft_ids.iter().find(|(id, _)| *id == standing.leader).map(|(_, name)| name.clone());
-        if changed_leader && self.log_events {
-            tracing::info!(
-                leader = leader.as_deref().unwrap_or("none"),
-                term = standing.term,
-                "leader changed"
-            );
-        }
+        self.lines.tell(standing, leader.as_deref());
         self.view.send_if_modified(|view| {
             let detail = standing.suspect.then(|| {
                 "the log lost its last record in a crash; the node votes again once it has caught up"

@@ -4,12 +4,14 @@ use crate::config::Config;
 use crate::dispatch::Dispatch;
 use crate::health::Sampler;
 use crate::http::App;
+use crate::live::Live;
 use crate::node::Node;
 use crate::raft::identity::Identity;
 use crate::store::{Store, StoreOptions};
 use crate::telemetry::logs::LogGuard;
 use crate::telemetry::ring::LogRing;
 use crate::telemetry::{Telemetry, metrics_router};
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -55,12 +57,12 @@ fn part(what: &'static str) -> impl FnOnce(String) -> ServeError {
 
 /// Runs a node until `stop` is cancelled; logging is set up already.
 pub async fn serve(
-    config: Config,
+    live: Live,
     logs: LogRing,
     _guard: LogGuard,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
-    let config = Arc::new(config);
+    let config = live.config();
     // Ports first: a node that can't be reached must not touch its files.
     let api = bind(config.bind_host(), config.port, "port").await?;
     let metrics = match config.enable_prometheus {
@@ -75,20 +77,21 @@ pub async fn serve(
         .map_err(|e| ServeError::Part { what: "resource sampling", why: e.to_string() })?;
     let dispatch = Dispatch::new(node.clone(), config.election_timeout_max);
     let dispatching = dispatch.spawn();
-    let app = App::new(
-        node.clone(),
-        Arc::clone(&store),
-        dispatch,
-        telemetry.clone(),
-        logs,
-        sampler,
-        Arc::clone(&config),
-    )
-    .map_err(part("HTTP"))?;
+    let app =
+        App::new(node.clone(), Arc::clone(&store), dispatch, telemetry.clone(), logs, sampler, live.clone())
+            .map_err(part("HTTP"))?;
 
     let drained = CancellationToken::new();
     let router = crate::http::served(app);
-    let listener = Capped { tcp: api, permits: Arc::new(Semaphore::new(config.max_concurrent_connections)) };
+    let permits = Permits::new(config.max_concurrent_connections);
+    let listener = Capped { tcp: api, permits: permits.semaphore.clone() };
+    live.follow({
+        let node = node.clone();
+        move |config| {
+            node.take_config(config);
+            permits.set(config.max_concurrent_connections);
+        }
+    });
     let serving = tokio::spawn(
         axum::serve(listener, router).with_graceful_shutdown(drained.clone().cancelled_owned()).into_future(),
     );
@@ -167,6 +170,39 @@ fn open_store(config: &Config, telemetry: &Telemetry) -> Store {
             tracing::error!(%error, "the database can't be opened; the node serves without its history");
             Store::broken(config.db_path(), options(), &error)
         }
+    }
+}
+
+/// How many connections may be open; a reload may change it.
+struct Permits {
+    semaphore: Arc<Semaphore>,
+    limit: Mutex<usize>,
+}
+
+impl Permits {
+    fn new(limit: usize) -> Permits {
+        Permits { semaphore: Arc::new(Semaphore::new(limit)), limit: Mutex::new(limit) }
+    }
+
+    /// Gives more places, or takes places away as they become free.
+    fn set(&self, wanted: usize) {
+        let mut limit = self.limit.lock();
+        if wanted > *limit {
+            self.semaphore.add_permits(wanted - *limit);
+        } else if wanted < *limit {
+            let excess = *limit - wanted;
+            let held = excess - self.semaphore.forget_permits(excess);
+            for _ in 0..held {
+                let semaphore = self.semaphore.clone();
+                tokio::spawn(async move {
+                    // The semaphore is never closed.
+                    if let Ok(permit) = semaphore.acquire_owned().await {
+                        permit.forget();
+                    }
+                });
+            }
+        }
+        *limit = wanted;
     }
 }
 

@@ -5,6 +5,7 @@
 //! [`Settings::read`] opens the files and runs when the node starts.
 
 use super::AccessError;
+use crate::config::check::Findings;
 use crate::config::{AuthUser, Config};
 use api::access::Role;
 use argon2::password_hash::phc::PasswordHash;
@@ -111,82 +112,75 @@ pub fn role_of(user: &AuthUser) -> Role {
         .unwrap_or(Role::Viewer)
 }
 
-/// PURE. Everything that can be said of the config without opening a file: faults by key, and
-/// warnings.
-pub fn check(config: &Config, mut fault: impl FnMut(&str, String), warnings: &mut Vec<String>) {
-    if config.enable_auth {
-        match config.auth_type.as_deref() {
-            None | Some("jwt") => {}
-            Some(other) => fault("auth_type", format!("is `{other}`; this version knows `jwt`")),
+/// PURE. Everything that can be said of the config without opening a file.
+pub fn check(config: &Config, found: &mut Findings) {
+    if !config.enable_auth {
+        let unused = [
+            ("auth_users", !config.auth_users.is_empty()),
+            ("jwt_secret", config.jwt_secret.is_some()),
+            ("jwt_secret_file", config.jwt_secret_file.is_some()),
+        ];
+        for (key, _) in unused.into_iter().filter(|(_, set)| *set) {
+            found.warn(key, "does nothing: `enable_auth` is not true, so nobody is asked for a token");
         }
-        match (&config.jwt_secret, &config.jwt_secret_file) {
-            (None, None) => fault(
-                "jwt_secret",
-                "is required with `enable_auth`: set it or name a file in `jwt_secret_file`".into(),
-            ),
-            (Some(_), Some(_)) => {
-                warnings.push("jwt_secret is ignored: `jwt_secret_file` names a file with it".into());
-            }
-            (Some(secret), None) => {
-                if let Some(why) = fault_of_secret(secret) {
-                    fault("jwt_secret", why);
-                } else if secret.len() < GOOD_SECRET_BYTES {
-                    warnings.push(format!(
-                        "jwt_secret has {} bytes; {GOOD_SECRET_BYTES} are advised",
-                        secret.len()
-                    ));
-                }
-            }
-            (None, Some(_)) => {}
-        }
-        check_users(&config.auth_users, fault, warnings);
-    } else if !config.auth_users.is_empty() || config.jwt_secret.is_some() || config.jwt_secret_file.is_some()
-    {
-        warnings.push(
-            "auth_users and jwt_secret do nothing: `enable_auth` is not true, so nobody is asked for a token"
-                .into(),
-        );
+        return;
     }
+    match config.auth_type.as_deref() {
+        None | Some("jwt") => {}
+        Some(other) => found.fault("auth_type", format!("is `{other}`; this version knows `jwt`")),
+    }
+    match (&config.jwt_secret, &config.jwt_secret_file) {
+        (None, None) => found.fault(
+            "jwt_secret",
+            "is required with `enable_auth`: set it or name a file in `jwt_secret_file`",
+        ),
+        (Some(_), Some(_)) => found.warn("jwt_secret", "is ignored: `jwt_secret_file` names a file with it"),
+        (Some(secret), None) => match fault_of_secret(secret) {
+            Some(why) => found.fault("jwt_secret", why),
+            None if secret.len() < GOOD_SECRET_BYTES => {
+                found.warn(
+                    "jwt_secret",
+                    format!("has {} bytes; {GOOD_SECRET_BYTES} are advised", secret.len()),
+                );
+            }
+            None => {}
+        },
+        (None, Some(_)) => {}
+    }
+    check_users(&config.auth_users, found);
 }
 
-fn check_users(users: &[AuthUser], mut fault: impl FnMut(&str, String), warnings: &mut Vec<String>) {
+fn check_users(users: &[AuthUser], found: &mut Findings) {
     if users.is_empty() {
-        warnings.push(
-            "enable_auth is on and auth_users is empty: nobody can log in; only tokens of `coordinator token` work"
-                .into(),
-        );
+        found.warn("auth_users", "is empty: nobody can log in, only tokens of `coordinator token` work");
     }
     if users.len() > MAX_USERS {
-        fault("auth_users", format!("names {} users; at most {MAX_USERS} are taken", users.len()));
+        found.fault("auth_users", format!("names {} users; at most {MAX_USERS} are taken", users.len()));
     }
     for (at, user) in users.iter().enumerate().take(MAX_USERS) {
         let key = format!("auth_users[{at}]");
-        if user.username.is_empty()
-            || user.username.len() > 128
-            || user.username.chars().any(char::is_control)
-        {
-            fault(
-                &format!("{key}.username"),
-                "must have 1 to 128 characters, none a control character".into(),
-            );
+        let name = &user.username;
+        if name.is_empty() || name.len() > 128 || name.chars().any(char::is_control) {
+            found
+                .fault(&format!("{key}.username"), "must have 1 to 128 characters, none a control character");
         }
-        if users[..at].iter().any(|other| other.username == user.username) {
-            fault(&format!("{key}.username"), format!("`{}` is named twice", user.username));
+        if users[..at].iter().any(|other| other.username == *name) {
+            found.fault(&format!("{key}.username"), format!("`{name}` is named twice"));
         }
         if user.role == Some(Role::Node) {
-            fault(&format!("{key}.role"), "`node` is for nodes, which prove themselves otherwise".into());
+            found.fault(&format!("{key}.role"), "`node` is for nodes, which prove themselves otherwise");
         }
-        if user.role.is_none() && Role::named(&user.username).is_none() {
-            warnings.push(format!(
-                "auth_users: `{}` has no role and gets `viewer`; give it one of admin, operator, worker, viewer",
-                user.username
-            ));
+        if user.role.is_none() && Role::named(name).is_none() {
+            found.warn(
+                "auth_users",
+                format!("gives `{name}` no role, so it gets `viewer`; others are admin, operator, worker"),
+            );
         }
-        let readable = PasswordHash::new(&user.password_hash);
-        if readable.is_err() || !user.password_hash.starts_with("$argon2id$") {
-            fault(
+        let readable = PasswordHash::new(&user.password_hash).is_ok();
+        if !readable || !user.password_hash.starts_with("$argon2id$") {
+            found.fault(
                 &format!("{key}.password_hash"),
-                "is no argon2id hash; `coordinator hash-password` makes one".into(),
+                "is no argon2id hash; `coordinator hash-password` makes one",
             );
         }
     }
@@ -203,10 +197,12 @@ mod tests {
     fn checked(extra: Value) -> (Vec<String>, Vec<String>) {
         let mut whole = json!({"node_id": "n1", "host": "h", "data_dir": "/d", "enable_auth": true});
         whole.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
-        let config: Config = serde_json::from_value(whole).unwrap();
-        let (mut faults, mut warnings) = (Vec::new(), Vec::new());
-        check(&config, |key, why| faults.push(format!("{key} {why}")), &mut warnings);
-        (faults, warnings)
+        let Value::Object(whole) = whole else { panic!() };
+        let config = Config::try_from(whole).unwrap();
+        let mut found = Findings::default();
+        check(&config, &mut found);
+        let faults = found.faults.iter().map(ToString::to_string).collect();
+        (faults, found.remarks.iter().map(ToString::to_string).collect())
     }
 
     #[test]
@@ -228,11 +224,11 @@ mod tests {
         let (faults, _) = checked(json!({"auth_type": "basic", "jwt_secret": "short", "auth_users": users}));
         let text = faults.join("\n");
         for part in [
-            "auth_type is `basic`",
-            "jwt_secret has 5 bytes",
-            "auth_users[0].password_hash is no argon2id",
-            "auth_users[1].username `admin` is named twice",
-            "auth_users[1].role `node`",
+            "`auth_type`: is `basic`",
+            "`jwt_secret`: has 5 bytes",
+            "`auth_users[0].password_hash`: is no argon2id",
+            "`auth_users[1].username`: `admin` is named twice",
+            "`auth_users[1].role`: `node`",
             "auth_users[2].username",
             "auth_users[2].password_hash",
         ] {

@@ -5,6 +5,7 @@
 //! standard error. Exit codes: 0 done; 1 the thing asked is not so, was refused, or a task failed;
 //! 2 it could not be told (nobody answered, wrong usage).
 
+mod check;
 mod cluster;
 mod maintenance;
 mod print;
@@ -12,6 +13,8 @@ mod secrets;
 pub mod submit;
 mod tasks;
 mod worker;
+
+pub use check::check_config;
 
 use api::http::Access;
 use api::{Client, ClientError, ErrorCode};

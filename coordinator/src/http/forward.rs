@@ -118,6 +118,9 @@ async fn forward(app: &App, request: Request, leader: String) -> ApiResult<Respo
         }
     }
     let own_name = HeaderValue::from_str(app.node.node_id()).unwrap_or(HeaderValue::from_static("?"));
+    if let Some(id) = super::request_id::current() {
+        onward = onward.header(super::request_id::REQUEST_ID, id.as_ref());
+    }
     let answer = onward
         .header(FORWARDED_BY, own_name.clone())
         .body(body)

@@ -20,6 +20,7 @@ pub mod observe;
 pub mod openapi;
 pub mod problem;
 pub mod read;
+pub mod request_id;
 pub mod results;
 pub mod stored;
 pub mod table;
@@ -34,10 +35,12 @@ use crate::command::{Command, Reply};
 use crate::config::Config;
 use crate::dispatch::Dispatch;
 use crate::health::Sampler;
+use crate::live::Live;
 use crate::node::{Applied, Node, RaftView};
 use crate::store::Store;
 use crate::telemetry::Telemetry;
 use crate::telemetry::ring::LogRing;
+use crate::telemetry::trail;
 use api::ErrorCode;
 use axum::Router;
 use axum::extract::Request;
@@ -63,10 +66,12 @@ pub struct App {
     pub logs: LogRing,
     /// What the process uses.
     pub sampler: Sampler,
-    /// The node's config.
+    /// The config that the node was started with.
     pub config: Arc<Config>,
     /// Who may do what.
     pub access: Access,
+    /// The config as it counts now, and what became of reloads.
+    pub live: Live,
     /// When the process started.
     pub started_at: Instant,
     /// The client that forwards to the leader.
@@ -86,8 +91,9 @@ impl App {
         telemetry: Telemetry,
         logs: LogRing,
         sampler: Sampler,
-        config: Arc<Config>,
+        live: Live,
     ) -> Result<App, String> {
+        let config = live.config();
         let forwarding =
             forward::client().map_err(|e| format!("the forwarding client can't be made: {e}"))?;
         let access = Access::from_config(&config).map_err(|e| e.to_string())?;
@@ -103,6 +109,7 @@ impl App {
             sampler,
             config,
             access,
+            live,
             started_at,
             forwarding,
             own_hosts,
@@ -128,11 +135,13 @@ impl App {
 
     /// Proposes a command; a failure or a refusal is a problem.
     pub async fn propose(&self, command: Command) -> ApiResult<Applied> {
+        let ids = trail::Ids::of(&command);
         let applied = self
             .node
             .propose(command)
             .await
             .map_err(|error| problem::of_proposal(&error, self.leader_address()))?;
+        trail::proposed(request_id::current().as_deref(), &ids, applied.index);
         match applied.reply {
             Reply::Refused { code, detail } => Err(ApiError::new(code, detail).with_leader(
                 matches!(code, ErrorCode::Overloaded | ErrorCode::Maintenance).then(|| self.config.address()),
@@ -167,6 +176,7 @@ pub fn router(app: App) -> Router {
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn_with_state(app.access.clone(), access::check))
         .layer(middleware::from_fn_with_state(app.clone(), guard::check))
+        .layer(middleware::from_fn(request_id::identify))
         .layer(middleware::from_fn_with_state(app.clone(), timing::measure))
         .with_state(app)
 }

@@ -156,6 +156,7 @@ pub fn report(app: &App) -> Report {
         operations: Operations { operations: app.node.operations() },
         progress: vitals.progress,
         totals: app.telemetry.totals(),
+        config: app.live.standing(),
         config_differs: config_differs(app),
     }
 }
@@ -168,7 +169,7 @@ fn vitals(app: &App) -> Vitals {
         raft_still_ms: app.sampler.raft_still_ms(),
         db: health::db_part(&app.store.health()),
         resources: app.sampler.resources(),
-        max_memory_bytes: app.config.max_memory_mb * 1024 * 1024,
+        max_memory_bytes: app.live.config().max_memory_mb * 1024 * 1024,
     }
 }
 
@@ -183,9 +184,10 @@ fn config_differs(app: &App) -> Vec<String> {
         .filter(|id| id != app.node.node_id())
         .map(|id| (id.clone(), app.node.address_of(&id)))
         .collect();
+    let config = app.live.config();
     let configured: Vec<(Option<&str>, String)> =
-        app.config.peers.iter().map(|peer| (peer.id.as_deref(), peer.address())).collect();
-    differences(app.node.node_id(), &app.config.address(), &configured, &members)
+        config.peers.iter().map(|peer| (peer.id.as_deref(), peer.address())).collect();
+    differences(app.node.node_id(), &config.address(), &configured, &members)
 }
 
 /// PURE. Peers of the config that are no members, and members that the config does not name.

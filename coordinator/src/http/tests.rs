@@ -51,8 +51,16 @@ impl Live {
         let telemetry = Telemetry::new("n1").unwrap();
         let sampler = Sampler::start(node.clone(), folder.path().to_owned()).unwrap();
         let running = dispatch.spawn();
-        let app = App::new(node, Arc::new(store), dispatch, telemetry, LogRing::default(), sampler, config)
-            .unwrap();
+        let app = App::new(
+            node,
+            Arc::new(store),
+            dispatch,
+            telemetry,
+            LogRing::default(),
+            sampler,
+            crate::live::Live::fixed(config.as_ref().clone()),
+        )
+        .unwrap();
         Live { router: served(app.clone()), app, dispatch: running, _folder: folder }
     }
 

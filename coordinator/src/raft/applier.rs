@@ -8,9 +8,10 @@ use crate::command::Batch;
 use crate::machine::Machine;
 use crate::node::{Applied, NodeError};
 use crate::raft::driver::{Inbox, Input};
+use crate::raft::limits::RaftLimits;
 use crate::raft::snapshots::{SnapshotName, Snapshots};
 use crate::store::{Rebuild, Store};
-use crate::telemetry::Telemetry;
+use crate::telemetry::{Telemetry, trail};
 use crossbeam_channel::Receiver;
 use parking_lot::{Mutex, RwLock};
 use raft::eraftpb::{Entry, EntryType};
@@ -28,15 +29,6 @@ pub enum Work {
     Apply(Vec<ToApply>),
     /// Replace the machine by this snapshot, which lies verified in the folder.
     Install(SnapshotName),
-}
-
-/// When a snapshot is due.
-#[derive(Debug, Clone, Copy)]
-pub struct SnapshotPolicy {
-    /// Entries since the last one that make a snapshot wished for.
-    pub threshold_entries: u64,
-    /// Entries since the last one at which it is taken in any case.
-    pub max_log_entries: u64,
 }
 
 /// Between two snapshots that are only wished for.
@@ -77,7 +69,7 @@ pub struct Applier {
     /// Where snapshots lie.
     pub snapshots: Snapshots,
     /// When one is due.
-    pub policy: SnapshotPolicy,
+    pub limits: Arc<RaftLimits>,
     /// Index of the newest snapshot.
     pub snapshot_index: u64,
     /// What is at or below this index was counted before the restart.
@@ -133,10 +125,10 @@ impl Applier {
             (machine.applied_index(), machine.applied_term())
         };
         let since = index.saturating_sub(last.index);
-        let wished = since >= self.policy.threshold_entries
+        let wished = since >= self.limits.snapshot_threshold_entries()
             && last.at.elapsed() >= SNAPSHOT_PAUSE
             && last.log_bytes * 4 >= last.state_bytes;
-        if !(wished || since >= self.policy.max_log_entries) || last.writing.swap(true, Ordering::AcqRel) {
+        if !(wished || since >= self.limits.max_log_entries()) || last.writing.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
         let bytes = self.machine.read().encode_snapshot();
@@ -228,6 +220,7 @@ impl Applier {
         machine.finish_entry(index, term, &entry.data);
         if index > self.replay_until {
             self.telemetry.effects(&effects);
+            trail::applied(index, term, &effects);
         }
         self.store.append(index, effects);
         Ok(replies)

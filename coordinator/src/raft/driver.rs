@@ -8,6 +8,7 @@
 
 use crate::node::{NodeError, Publisher};
 use crate::raft::applier::{ToApply, Waiter, Work};
+use crate::raft::limits::RaftLimits;
 use crate::raft::snapshots::SnapshotName;
 use crate::raft::transport::{Pulse, Transport};
 use crate::replica::{LogWrite, OlderEntries, ProposeRefused, Replica, Tag, Truncated, Turn};
@@ -124,14 +125,13 @@ pub struct Driver<O: OlderEntries> {
     pub applier: Sender<Work>,
     /// Up to which index DuckDB is durable; entries behind it are kept for it.
     pub store_durable: Box<dyn Fn() -> u64 + Send>,
-    /// Entries kept behind a snapshot, so that a peer that lags a little needs none.
-    pub kept_entries: u64,
     /// The peers.
     pub transport: Arc<Transport>,
     /// Where the view goes.
     pub publisher: Publisher,
-    /// Commands packed into one entry at most.
-    pub max_batch_commands: usize,
+    /// How much goes into an entry, and how many entries stay behind a snapshot, so that a peer
+    /// that lags a little needs none.
+    pub limits: Arc<RaftLimits>,
     /// Metrics.
     pub telemetry: Telemetry,
     /// Counts turns, for the live probe.
@@ -221,7 +221,7 @@ impl<O: OlderEntries> Driver<O> {
             self.take(input, waiting);
         }
         let mut bytes: usize = waiting.fresh.iter().map(|p| p.command.len()).sum();
-        while waiting.fresh.len() < self.max_batch_commands && bytes < ENTRY_BYTES {
+        while waiting.fresh.len() < self.limits.batch_commands() && bytes < ENTRY_BYTES {
             let Ok(input) = self.outbox.clients.try_recv() else { break };
             if let Input::Propose(command, _) = &input {
                 bytes += command.len();
@@ -398,7 +398,8 @@ impl<O: OlderEntries> Driver<O> {
         metadata.term = name.term;
         metadata.set_conf_state(self.replica.conf_state());
         snapshot.data = serde_json::to_vec(name).unwrap_or_default().into();
-        let upto = name.index.saturating_sub(self.kept_entries).min((self.store_durable)());
+        let upto =
+            name.index.saturating_sub(self.limits.snapshot_threshold_entries()).min((self.store_durable)());
         if let Some(write) = self.replica.on_snapshot(snapshot, upto) {
             let _ = self.writer.send(write);
         }

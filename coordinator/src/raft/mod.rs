@@ -9,8 +9,10 @@
 
 pub mod applier;
 pub mod driver;
+pub mod election_lines;
 pub mod founding;
 pub mod identity;
+pub mod limits;
 pub mod log;
 pub mod log_end;
 pub mod routes;

@@ -93,7 +93,7 @@ pub struct Own {
 
 struct Peer {
     member: Member,
-    address: String,
+    address: RwLock<String>,
     queue: mpsc::Sender<Message>,
     state: Mutex<PeerState>,
 }
@@ -108,6 +108,12 @@ struct PeerState {
     /// The newest boot that shook hands with us.
     boot: Option<(u64, u64)>,
     match_index: Option<u64>,
+}
+
+impl Peer {
+    fn address(&self) -> String {
+        self.address.read().clone()
+    }
 }
 
 /// The connections to all peers.
@@ -145,7 +151,7 @@ impl Transport {
             let (queue, receiver) = mpsc::channel(QUEUE);
             let peer = Arc::new(Peer {
                 member: member.clone(),
-                address: address_of(member),
+                address: RwLock::new(address_of(member)),
                 queue,
                 state: Mutex::default(),
             });
@@ -183,6 +189,13 @@ impl Transport {
         }
     }
 
+    /// Where a peer is reached from now on: the next connection goes there.
+    pub fn set_address(&self, node_id: &str, address: String) {
+        for peer in self.peers.values().filter(|peer| peer.member.node_id == node_id) {
+            *peer.address.write() = address.clone();
+        }
+    }
+
     /// How this node stands now.
     pub fn set_pulse(&self, pulse: Pulse) {
         let same = *self.pulse.read() == pulse;
@@ -208,7 +221,7 @@ impl Transport {
                 let state = peer.state.lock();
                 PeerStatus {
                     node_id: peer.member.node_id.clone(),
-                    address: peer.address.clone(),
+                    address: peer.address(),
                     reachable: state.connected,
                     last_contact_ms: state.last_heard.map(|at| at.elapsed().as_millis() as u64),
                     rtt_ms: state.rtt.map(|rtt| (rtt.as_secs_f64() * 1e6).round() / 1e3),
@@ -371,7 +384,7 @@ impl Transport {
             }
             let (inbox, snapshots, fetching) =
                 (self.inbox.clone(), self.snapshots.clone(), self.fetching.clone());
-            let (address, http) = (peer.address.clone(), self.http.clone());
+            let (address, http) = (peer.address(), self.http.clone());
             tokio::spawn(async move {
                 match snapshots.fetch(&http, &address, &name).await {
                     Ok(()) => inbox.peer(vec![message]),
@@ -400,7 +413,7 @@ impl Transport {
                     state.connected = true;
                     state.error = None;
                 }
-                tracing::info!(peer = %peer.member.node_id, address = %peer.address, "connected to a peer");
+                tracing::info!(peer = %peer.member.node_id, address = %peer.address(), "connected to a peer");
                 self.feed(&peer, stream, &mut queue).await
             };
             let result = tokio::select! { _ = self.end.cancelled() => return, result = attempt => result };
@@ -419,14 +432,15 @@ impl Transport {
 
     /// Connects and shakes hands.
     async fn connect(&self, peer: &Peer) -> std::io::Result<TokioIo<hyper::upgrade::Upgraded>> {
-        let tcp = tokio::net::TcpStream::connect(&peer.address).await?;
+        let address = peer.address();
+        let tcp = tokio::net::TcpStream::connect(&address).await?;
         tcp.set_nodelay(true)?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await.map_err(std::io::Error::other)?;
         tokio::spawn(connection.with_upgrades());
         let request = Request::builder()
             .uri(CONNECT_PATH)
-            .header(header::HOST, &peer.address)
+            .header(header::HOST, &address)
             .header(header::CONNECTION, "upgrade")
             .header(header::UPGRADE, PROTOCOL)
             .header(HANDSHAKE, self.handshake())
@@ -449,7 +463,7 @@ impl Transport {
         }
         let (raft_id, hello) = self.admit(response.headers()).map_err(std::io::Error::other)?;
         if raft_id != peer.member.raft_id() {
-            return Err(std::io::Error::other(format!("{} answers as node {}", peer.address, hello.node_id)));
+            return Err(std::io::Error::other(format!("{address} answers as node {}", hello.node_id)));
         }
         let middle = (sent_ms + jiff::Timestamp::now().as_millisecond()) / 2;
         peer.state.lock().clock_offset_ms = Some(hello.now_ms - middle);

@@ -176,7 +176,17 @@ impl<O: OlderEntries> Replica<O> {
     ///
     /// The hard state's commit index is raised to `config.applied`: what was applied was
     /// committed, but the commit index may not have been durable when the process ended.
-    pub fn new(config: ReplicaConfig, mut recovered: Recovered, older: O) -> Result<Self, String> {
+    pub fn new(config: ReplicaConfig, recovered: Recovered, older: O) -> Result<Self, String> {
+        Replica::with_logger(config, recovered, older, &slog::Logger::root(slog::Discard, slog::o!()))
+    }
+
+    /// As [`Replica::new`]; the Raft library writes its lines to `logger`.
+    pub fn with_logger(
+        config: ReplicaConfig,
+        mut recovered: Recovered,
+        older: O,
+        logger: &slog::Logger,
+    ) -> Result<Self, String> {
         if config.applied > recovered.last.index {
             return Err(format!(
                 "the machine has applied index {}, but the log ends at {}: entries are missing",
@@ -211,9 +221,8 @@ impl<O: OlderEntries> Replica<O> {
             ..Default::default()
         };
         let view = LogView::new(recovered, older, config.cache_limit_bytes);
-        let logger = slog::Logger::root(slog::Discard, slog::o!());
         let raw =
-            RawNode::new(&raft_config, view, &logger).map_err(|e| format!("raft refused its start: {e}"))?;
+            RawNode::new(&raft_config, view, logger).map_err(|e| format!("raft refused its start: {e}"))?;
         let suspect = config.suspect.then(Suspicion::default);
         let mut replica = Replica {
             raw,

@@ -11,8 +11,10 @@
 pub mod instruments;
 pub mod logs;
 pub mod observe;
+pub mod raft_lines;
 pub mod ring;
 pub mod rotate;
+pub mod trail;
 
 use crate::machine::Effect;
 use api::task::{AttemptOutcome, TaskState};

@@ -17,6 +17,8 @@ pub fn register(app: &App) {
     let started_at = app.started_at;
     gauge(meter, &metrics::BUILD_INFO, || vec![(1, vec![KeyValue::new("version", api::VERSION)])]);
     gauge_f64(meter, &metrics::NODE_UPTIME, move || plain(started_at.elapsed().as_secs_f64()));
+    let logs = app.logs.clone();
+    counter(meter, &metrics::LOG_LINES_LOST, move || plain(logs.lost_lines()));
     raft(meter, &app.node);
     peers(meter, &app.node);
     machine(meter, &app.node);

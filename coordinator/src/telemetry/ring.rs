@@ -3,6 +3,7 @@
 //! Bounded twice: [`MAX_LINES`] lines, each of them cut at [`MAX_TEXT_BYTES`]. What falls out is
 //! still in the log file; a reader sees from a gap in `seq` that it came too late.
 
+use super::rotate::LostLines;
 use api::cluster::{LogLine, LogLines};
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -24,6 +25,7 @@ const MAX_FIELDS: usize = 32;
 #[derive(Debug, Clone, Default)]
 pub struct LogRing {
     shared: Arc<Mutex<Lines>>,
+    lost: LostLines,
 }
 
 #[derive(Debug, Default)]
@@ -33,6 +35,16 @@ struct Lines {
 }
 
 impl LogRing {
+    /// A ring beside a file whose lost lines are counted in `lost`.
+    pub fn with_lost(lost: LostLines) -> Self {
+        LogRing { lost, ..LogRing::default() }
+    }
+
+    /// Lines that did not reach the log file since the process started.
+    pub fn lost_lines(&self) -> u64 {
+        self.lost.count()
+    }
+
     /// Adds a line; the oldest leaves when there are too many.
     pub fn push(
         &self,
@@ -69,7 +81,7 @@ impl LogRing {
                 let mut lines: Vec<LogLine> =
                     shared.lines.iter().rev().filter(fits).take(limit).cloned().collect();
                 lines.reverse();
-                LogLines { lines, next: shared.last_seq }
+                LogLines { lines, next: shared.last_seq, lost_lines: self.lost_lines() }
             }
             Some(since) => {
                 let lines: Vec<LogLine> = shared
@@ -85,7 +97,7 @@ impl LogRing {
                     Some(last) if full => last.seq,
                     _ => shared.last_seq,
                 };
-                LogLines { lines, next }
+                LogLines { lines, next, lost_lines: self.lost_lines() }
             }
         }
     }

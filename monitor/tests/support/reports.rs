@@ -139,6 +139,7 @@ pub fn healthy(n: usize, of: usize, leader: usize, term: u64, at: Timestamp) -> 
             ("completed".into(), 10_377),
             ("failed".into(), 61),
         ]),
+        config: api::cluster::ConfigStanding::default(),
         config_differs: vec![],
     }
 }

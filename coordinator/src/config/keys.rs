@@ -1,0 +1,100 @@
+//! The keys: the guide's, with the guide's names and defaults, and a few of our own.
+
+use super::declare::{Key, KeyType, Reload, config_keys, or, required, take};
+use super::peer::{AuthUser, Peer};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+config_keys! {
+    "The node" {
+        /// Unique identifier of the node: 1 to 128 characters, none of them a space, comma, slash or `=`.
+        node_id: String = required(), Restart, recommended "`node-N`";
+        /// Host name or address that peers and clients are told.
+        host: String = required(), Restart, recommended "a name that every node resolves, or a static address";
+        /// Port of the API; peers talk on it too.
+        port: u16 = or(8080), Restart, recommended "8080 to 8089";
+        /// Address to bind. Without it `host` is bound.
+        listen: Option<String> = or(None), Restart;
+        /// Where the node stands: a rack, a zone, a region. Shown in the report.
+        zone: Option<String> = or(None), Live;
+        /// Directory of the node's log, identity and snapshots. One node, one directory.
+        data_dir: PathBuf = required(), Restart, recommended "a directory of its own on a local disk";
+        /// The DuckDB file. Without it `{data_dir}/coordinator.duckdb`.
+        db_path: Option<PathBuf> = or(None), Restart, recommended "the default";
+    }
+    "The cluster" {
+        /// False runs a cluster of one node, which needs no peers.
+        enable_redundancy: bool = or(true), Restart, recommended "true";
+        /// The other nodes; the list may name the node itself. It founds the cluster at the first start; later it only says where the members are reached. In the environment: `host:port,host:port` or `id=host:port,…`.
+        peers: Vec<Peer> = or(Vec::new()), Live, recommended "all other nodes; 3, 5 or 7 nodes in all";
+        /// Shortest election time-out, ms.
+        election_timeout_min: u64 = or(150), Restart, recommended "150 to 300 in one place, 300 to 600 between places";
+        /// Longest election time-out, ms.
+        election_timeout_max: u64 = or(300), Restart, recommended "300 to 600 in one place, 600 to 1200 between places";
+        /// Heartbeat interval of the leader, ms; rounded up to a multiple of 10.
+        heartbeat_interval: u64 = or(50), Restart, recommended "50 in one place, 100 to 200 between places; a tenth to a third of `election_timeout_min`";
+        /// Log entries after which a snapshot is wished for; taken when the log has outgrown a quarter of the state, at most every 10 s.
+        snapshot_threshold: u64 = or(1000), Live, recommended "1000 to 10000";
+        /// Log entries at which a snapshot is taken in any case.
+        max_log_size: u64 = or(10_000), Live, recommended "10000 to 100000";
+    }
+    "Limits" {
+        /// Commands packed into one log entry at most.
+        max_batch_size: usize = or(1000), Live, recommended "100 to 10000";
+        /// Memory above nine tenths of which the node's health is degraded, MiB.
+        max_memory_mb: u64 = or(1024), Live, recommended "512 or more";
+        /// Open client connections at most; the others wait.
+        max_concurrent_connections: usize = or(10_000), Live, recommended "100 or more";
+        /// Seconds to wait for a peer's connection.
+        connection_timeout: u64 = or(5), Restart, recommended "1 to 10";
+        /// Attempts to connect after which a peer is reported as unreachable in the log.
+        connection_retry_limit: u32 = or(3), Restart, recommended "3";
+    }
+    "Database" {
+        /// DuckDB's memory limit, MiB.
+        db_memory_limit: u64 = or(512), Restart, recommended "at most half of `max_memory_mb`";
+        /// Settings for DuckDB: `threads`, `temp_directory`, `max_temp_directory_size`, `checkpoint_threshold`, `wal_autocheckpoint`, `preserve_insertion_order`. The names `journal_mode`, `synchronous` and `cache_size` are SQLite's: taken with a warning, without effect.
+        db_pragma: BTreeMap<String, Value> = or(BTreeMap::new()), Restart;
+    }
+    "Logs and metrics" {
+        /// ERROR, WARN, INFO, DEBUG or TRACE. DEBUG has a line for every step of every task.
+        log_level: String = or("INFO".into()), Live, recommended "INFO; DEBUG to look for a fault";
+        /// Log file, one JSON object a line. Without it the log goes to standard error, readable.
+        log_file: Option<PathBuf> = or(None), Restart;
+        /// Bytes at which the log file is rotated.
+        log_max_size: u64 = or(10 * 1024 * 1024), Live, recommended "10485760";
+        /// Rotated files that are kept.
+        log_backup_count: u32 = or(10), Live, recommended "10";
+        /// Log what Raft does in detail: votes, elections, snapshots, peers.
+        log_raft_events: bool = or(false), Live;
+        /// Serve `/metrics` for Prometheus on `prometheus_port`.
+        enable_prometheus: bool = or(true), Restart, recommended "true";
+        /// Port of `/metrics`.
+        prometheus_port: u16 = or(9090), Restart;
+    }
+    "Access" {
+        /// Ask for a login.
+        enable_auth: bool = or(false), Restart;
+        /// `jwt`.
+        auth_type: Option<String> = or(None), Restart;
+        /// Secret that signs tokens.
+        jwt_secret: Option<String> = or(None), Restart;
+        /// File with that secret.
+        jwt_secret_file: Option<PathBuf> = or(None), Restart;
+        /// Users and their password hashes.
+        auth_users: Vec<AuthUser> = or(Vec::new()), Restart;
+        /// Serve TLS.
+        enable_tls: bool = or(false), Restart;
+        /// Certificate chain, PEM.
+        cert_path: Option<PathBuf> = or(None), Restart;
+        /// Private key, PEM.
+        key_path: Option<PathBuf> = or(None), Restart;
+        /// Certificate authority of clients and peers, PEM.
+        ca_path: Option<PathBuf> = or(None), Restart;
+        /// File with the secret that peers share.
+        cluster_secret_file: Option<PathBuf> = or(None), Restart;
+        /// Silences the warning about an open network.
+        allow_insecure_network: bool = or(false), Live;
+    }
+}

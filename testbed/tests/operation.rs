@@ -1,0 +1,204 @@
+//! Operating a real cluster: logs that can be followed, a config read again, maintenance.
+
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+use testbed::{Cluster, wait};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// Changes a node's config file.
+fn edit(path: &Path, change: impl FnOnce(&mut Value)) {
+    let mut config: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    change(&mut config);
+    std::fs::write(path, config.to_string()).unwrap();
+}
+
+/// The JSON lines of a node's log file.
+fn lines(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{}: {e}: {line}", path.display())))
+        .collect()
+}
+
+/// Three nodes, started anew with a log file each and at level DEBUG.
+async fn with_log_files() -> (Cluster, Vec<std::path::PathBuf>) {
+    let mut cluster = Cluster::start(3).await.unwrap();
+    let mut files = Vec::new();
+    for index in 0..3 {
+        cluster.stop_node(index).unwrap();
+        let place = cluster.place(index).clone();
+        let file = cluster.folder().join(format!("{}.jsonl", place.id));
+        edit(&place.config, |config| {
+            config["log_file"] = json!(file);
+            config["log_level"] = json!("DEBUG");
+            config["log_raft_events"] = json!(true);
+        });
+        files.push(file);
+        cluster.start_node(index).unwrap();
+        cluster.wait_ready(index, LIMIT).await.unwrap();
+    }
+    (cluster, files)
+}
+
+#[test]
+fn one_task_and_one_election_can_be_followed_through_the_logs_of_all_nodes() {
+    runtime().block_on(async {
+        let (mut cluster, files) = with_log_files().await;
+        cluster.start_worker("", 1).await.unwrap();
+        let leader = cluster.leader(LIMIT).await.unwrap();
+        // Sent to a follower, so that it is forwarded.
+        let follower = (leader + 1) % 3;
+        let http = wait::http();
+        let answer = http
+            .post(cluster.place(follower).url("/api/tasks"))
+            .header("x-request-id", "follow-me")
+            .json(&json!({"task_id": "followed", "type": "command", "config": {"command": "true"}}))
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), 201);
+        assert_eq!(answer.headers()["x-request-id"], "follow-me");
+
+        // Every node tells the whole life of the task, with the same index, term and token.
+        let steps = ["task submitted", "task assigned", "attempt ended", "task finished"];
+        let trails = wait::until("the task's trail in every log", LIMIT, || async {
+            let mut trails = Vec::new();
+            for file in &files {
+                let of_task: BTreeMap<String, Value> = lines(file)
+                    .into_iter()
+                    .filter(|line| line["task_id"] == "followed" && line["index"].is_u64())
+                    .map(|line| (line["message"].as_str().unwrap_or_default().to_owned(), line))
+                    .collect();
+                if !steps.iter().all(|step| of_task.contains_key(*step)) {
+                    return Err(format!("{}: {:?}", file.display(), of_task.keys()));
+                }
+                trails.push(of_task);
+            }
+            Ok(trails)
+        })
+        .await
+        .unwrap();
+        for step in steps {
+            for field in ["index", "term", "token", "worker_id"] {
+                assert_eq!(trails[0][step][field], trails[1][step][field], "{step}: {field}");
+                assert_eq!(trails[0][step][field], trails[2][step][field], "{step}: {field}");
+            }
+        }
+        let token = &trails[0]["task assigned"]["token"];
+        assert!(token.is_u64() && *token == trails[2]["attempt ended"]["token"]);
+        assert_eq!(trails[1]["task assigned"]["node"], "node-2");
+
+        // The request leads from the node that took it, by the leader, to the entry.
+        let by_request = |index: usize| -> Vec<Value> {
+            lines(&files[index]).into_iter().filter(|line| line["request_id"] == "follow-me").collect()
+        };
+        assert!(by_request(follower).iter().any(|line| line["message"] == "request answered"));
+        let applied =
+            by_request(leader).into_iter().find(|line| line["message"] == "command applied").unwrap();
+        assert_eq!(applied["index"], trails[0]["task submitted"]["index"]);
+        assert_eq!(applied["task_id"], "followed");
+
+        // An election: its term is in the logs of both survivors.
+        cluster.kill9(leader);
+        let next = cluster.leader(LIMIT).await.unwrap();
+        let third = 3 - leader - next;
+        let (leads, follows) = wait::until("the election's lines", LIMIT, || async {
+            let last = |index: usize, message: &str| {
+                lines(&files[index]).into_iter().rfind(|line| line["message"] == message)
+            };
+            let leads = last(next, "this node leads").ok_or("no line of the winner")?;
+            let follows = last(third, "following").ok_or("no line of the follower")?;
+            if leads["term"] == follows["term"] {
+                Ok((leads, follows))
+            } else {
+                Err(format!("{leads} {follows}"))
+            }
+        })
+        .await
+        .unwrap();
+        assert_eq!(follows["leader"], leads["node"]);
+        // What Raft itself says names the nodes, not their long ids.
+        let votes = lines(&files[third]).into_iter().any(|line| {
+            line["target"] == "raft"
+                && line["detail"].as_str().is_some_and(|d| d.contains(&cluster.place(next).id))
+        });
+        assert!(votes, "no line of the Raft library names {}", cluster.place(next).id);
+    });
+}
+
+#[test]
+fn a_config_is_read_again_on_sighup() {
+    runtime().block_on(async {
+        let cluster = Cluster::start(1).await.unwrap();
+        let place = cluster.place(0).clone();
+        let http = wait::http();
+        let report = || async { wait::get::<api::cluster::Report>(&http, &place.url("/api/report")).await };
+        let hup = || {
+            let pid = rustix::process::Pid::from_raw(cluster.pid(0).unwrap() as i32).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+        };
+        edit(&place.config, |config| {
+            config["log_level"] = json!("DEBUG");
+            config["max_memory_mb"] = json!(64);
+            config["heartbeat_interval"] = json!(40);
+            config["zone"] = json!("rack-7");
+        });
+        hup();
+        let seen = wait::until("the reload in the report", LIMIT, || async {
+            let report = report().await?;
+            report
+                .config
+                .last_reload
+                .clone()
+                .map(|reload| (reload, report))
+                .ok_or_else(|| "no reload yet".into())
+        })
+        .await
+        .unwrap();
+        assert_eq!(seen.0.applied, ["zone", "max_memory_mb", "log_level"]);
+        assert_eq!(seen.0.needs_restart, ["heartbeat_interval"]);
+        assert_eq!(seen.1.config.zone.as_deref(), Some("rack-7"));
+        let health = seen.1.health.checks.iter().find(|check| check.name == "memory").unwrap();
+        assert!(health.detail.ends_with("of 64 MiB"), "{health:?}");
+        // The level counts at once.
+        http.post(place.url("/api/maintenance/disable")).send().await.unwrap();
+        let logged: api::cluster::LogLines =
+            wait::get(&http, &place.url("/api/logs?level=DEBUG&limit=500")).await.unwrap();
+        assert!(logged.lines.iter().any(|line| line.level == "DEBUG"), "no DEBUG line");
+
+        edit(&place.config, |config| config["log_level"] = json!("LOUD"));
+        hup();
+        let refused = wait::until("the refusal in the report", LIMIT, || async {
+            let report = report().await?;
+            report.config.last_reload.filter(|r| !r.faults.is_empty()).ok_or_else(|| "not refused yet".into())
+        })
+        .await
+        .unwrap();
+        assert!(refused.faults[0].contains("LOUD"), "{refused:?}");
+        assert!(refused.applied.is_empty());
+    });
+}
+
+#[test]
+fn a_log_file_that_cant_be_written_does_not_keep_a_node_from_serving() {
+    runtime().block_on(async {
+        let mut cluster = Cluster::start(1).await.unwrap();
+        cluster.stop_node(0).unwrap();
+        let place = cluster.place(0).clone();
+        edit(&place.config, |config| config["log_file"] = json!("/dev/full"));
+        cluster.start_node(0).unwrap();
+        cluster.wait_ready(0, LIMIT).await.unwrap();
+        let http = wait::http();
+        let logged: api::cluster::LogLines = wait::get(&http, &place.url("/api/logs")).await.unwrap();
+        assert!(logged.lost_lines > 0 && !logged.lines.is_empty(), "{} lost", logged.lost_lines);
+        let said = std::fs::read_to_string(&place.log_file).unwrap();
+        assert_eq!(said.matches("/dev/full can't be written").count(), 1, "{said}");
+    });
+}
