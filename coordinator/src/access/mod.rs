@@ -3,6 +3,8 @@
 //! - [`settings`]: what the config asks for, checked, with its secrets read.
 //! - [`token`]: signed tokens that name a role, and perhaps the one worker they are for.
 //! - [`login`]: passwords, bounded in what they may cost.
+//! - [`tls`]: the certificate, read again when it changes.
+//! - [`outbound`]: how this node asks others.
 //! - [`peers`]: nodes prove to each other that they know the cluster secret.
 //!
 //! What each role may do stands in one place, [`crate::http::table`], and is enforced in one
@@ -15,15 +17,19 @@
 //! - Where nothing is asked for, everything is allowed, and start-up says so.
 
 pub mod login;
+pub mod outbound;
 pub mod peers;
 pub mod settings;
+pub mod tls;
 pub mod token;
 
 use crate::config::Config;
 use api::access::Role;
 use login::Logins;
+use outbound::Outbound;
 use peers::PeerSecret;
 use std::sync::Arc;
+use tls::Tls;
 use token::Tokens;
 
 /// Who a request comes from.
@@ -75,6 +81,9 @@ pub enum AccessError {
         /// What is wrong with it.
         why: String,
     },
+    /// The client to other nodes can't be made.
+    #[error("the client to other nodes can't be made: {0}")]
+    Client(String),
     /// The system gave no random bytes.
     #[error("the system gave no random bytes: {0}")]
     Random(String),
@@ -86,6 +95,7 @@ pub struct Access {
     tokens: Option<Arc<Tokens>>,
     logins: Option<Arc<Logins>>,
     secret: Option<Arc<PeerSecret>>,
+    tls: Option<Arc<Tls>>,
     certified_peers: bool,
 }
 
@@ -95,12 +105,13 @@ impl Access {
         let settings = settings::Settings::read(config)?;
         let secret = settings.cluster_secret.as_deref().map(PeerSecret::new).transpose()?.map(Arc::new);
         let certified_peers = config.enable_tls && config.ca_path.is_some();
+        let tls = Tls::from_config(config)?;
         let Some(jwt) = settings.jwt_secret else {
-            return Ok(Access { secret, certified_peers, ..Access::default() });
+            return Ok(Access { secret, tls, certified_peers, ..Access::default() });
         };
         let tokens = Arc::new(Tokens::new(jwt.as_bytes()));
         let logins = Arc::new(Logins::new(settings.users));
-        Ok(Access { tokens: Some(tokens), logins: Some(logins), secret, certified_peers })
+        Ok(Access { tokens: Some(tokens), logins: Some(logins), secret, tls, certified_peers })
     }
 
     /// The tokens, where callers have to show one.
@@ -116,6 +127,17 @@ impl Access {
     /// What peers prove that they know.
     pub fn secret(&self) -> Option<&Arc<PeerSecret>> {
         self.secret.as_ref()
+    }
+
+    /// The certificate, where TLS is served.
+    pub fn tls(&self) -> Option<&Arc<Tls>> {
+        self.tls.as_ref()
+    }
+
+    /// How this node asks others.
+    pub fn outbound(&self) -> Result<Outbound, AccessError> {
+        Outbound::new(self.tls.clone(), self.secret.clone())
+            .map_err(|e| AccessError::Client(api::client::error_chain(&e)))
     }
 
     /// True where a peer must show a certificate of the cluster's authority.

@@ -114,6 +114,18 @@ pub fn role_of(user: &AuthUser) -> Role {
 
 /// PURE. Everything that can be said of the config without opening a file.
 pub fn check(config: &Config, found: &mut Findings) {
+    check_tls(config, found);
+    if config.enable_redundancy
+        && config.cluster_secret_file.is_none()
+        && !config.enable_auth
+        && !(config.enable_tls && config.ca_path.is_some())
+        && !config.allow_insecure_network
+    {
+        found.warn(
+            "cluster_secret_file",
+            "is missing: whoever names the right cluster and node is taken for a peer; a secret (or ca_path with enable_tls) keeps others out",
+        );
+    }
     if !config.enable_auth {
         let unused = [
             ("auth_users", !config.auth_users.is_empty()),
@@ -148,6 +160,26 @@ pub fn check(config: &Config, found: &mut Findings) {
         (None, Some(_)) => {}
     }
     check_users(&config.auth_users, found);
+}
+
+fn check_tls(config: &Config, found: &mut Findings) {
+    let files =
+        [("cert_path", &config.cert_path), ("key_path", &config.key_path), ("ca_path", &config.ca_path)];
+    if !config.enable_tls {
+        for (key, _) in files.into_iter().filter(|(_, path)| path.is_some()) {
+            found.warn(key, "does nothing: `enable_tls` is not true");
+        }
+        return;
+    }
+    for (key, _) in files.into_iter().take(2).filter(|(_, path)| path.is_none()) {
+        found.fault(key, "is required with `enable_tls`");
+    }
+    if config.ca_path.is_none() && config.enable_redundancy {
+        found.note(
+            "ca_path",
+            "is missing: the system's authorities are trusted for the other nodes' certificates, and nodes are not known by theirs",
+        );
+    }
 }
 
 fn check_users(users: &[AuthUser], found: &mut Findings) {

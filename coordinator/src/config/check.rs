@@ -26,7 +26,7 @@ impl Findings {
         self.remarks.push(Remark { grade: Grade::Warning, key, text: text.into() });
     }
 
-    fn note(&mut self, key: &'static str, text: impl Into<String>) {
+    pub(crate) fn note(&mut self, key: &'static str, text: impl Into<String>) {
         self.remarks.push(Remark { grade: Grade::Note, key, text: text.into() });
     }
 }
@@ -289,12 +289,6 @@ fn logs(config: &Config, found: &mut Findings) {
 
 fn access(config: &Config, found: &mut Findings) {
     crate::access::settings::check(config, found);
-    if config.cluster_secret_file.is_some() || config.enable_auth && config.enable_redundancy {
-        found.fault("enable_auth", "and cluster_secret_file are not available in this version of a cluster");
-    }
-    if config.enable_tls || config.cert_path.is_some() || config.ca_path.is_some() {
-        found.fault("enable_tls", "not available in this version: TLS is refused rather than ignored");
-    }
 }
 
 fn database(config: &Config, found: &mut Findings) {

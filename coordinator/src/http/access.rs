@@ -4,7 +4,7 @@
 //! refuse. The leader checks again, since nobody's word is taken for the caller's.
 
 use super::problem::ApiError;
-use super::table::{Allowed, Found, table};
+use super::table::{Allowed, Found, VIEW, table};
 use crate::access::peers::{ANSWER_PROOF, CHALLENGE, PROOF};
 use crate::access::{Access, Caller};
 use api::ErrorCode;
@@ -29,6 +29,19 @@ pub async fn check(State(access): State<Access>, request: Request, next: Next) -
                 response.headers_mut().insert(ANSWER_PROOF, value);
             }
             response
+        }
+        Err(refusal) => *refusal,
+    }
+}
+
+/// The check before the Prometheus endpoint: a token of one that may look, where tokens are asked for.
+pub async fn check_scrape(State(access): State<Access>, request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    match by_token(&access, &parts) {
+        Ok(caller) if VIEW.allows(caller.role) => next.run(Request::from_parts(parts, body)).await,
+        Ok(caller) => {
+            let why = format!("{} is {} and may not read the metrics", caller.subject, caller.role);
+            *refuse(ErrorCode::Forbidden, why)
         }
         Err(refusal) => *refusal,
     }

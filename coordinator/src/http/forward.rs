@@ -73,17 +73,14 @@ pub fn decide(role: Role, role_detail: Option<&str>, leader: Option<String>, for
     }
 }
 
-/// The one client that forwarding uses; connections are kept.
-pub fn client() -> reqwest::Result<reqwest::Client> {
-    api::http::builder()
+/// The limits of the one client that forwarding uses; connections are kept.
+pub fn tune(builder: reqwest::ClientBuilder) -> reqwest::ClientBuilder {
+    builder
         .connect_timeout(CONNECT_LIMIT)
         .pool_idle_timeout(Duration::from_secs(30))
         .pool_max_idle_per_host(256)
         .tcp_nodelay(true)
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
         .retry(reqwest::retry::never())
-        .build()
 }
 
 /// The middleware round every route that only the leader answers.
@@ -111,7 +108,8 @@ async fn forward(app: &App, request: Request, leader: String) -> ApiResult<Respo
     let headers = request.headers().clone();
     let body = read_body(request).await?;
 
-    let mut onward = app.forwarding.request(method, format!("http://{leader}{path}")).timeout(ANSWER_LIMIT);
+    let url = format!("{}://{leader}{path}", app.forwarding.scheme());
+    let mut onward = app.forwarding.get().request(method, url).timeout(ANSWER_LIMIT);
     for name in &REQUEST_HEADERS {
         if let Some(value) = headers.get(name) {
             onward = onward.header(name, value);
@@ -166,6 +164,10 @@ mod tests {
     use axum::routing::post;
     use tokio::io::AsyncReadExt;
     use tokio::net::TcpListener;
+
+    fn client() -> reqwest::Result<reqwest::Client> {
+        crate::access::outbound::NodeClient::new(None, tune).map(|client| client.get())
+    }
 
     fn code(verdict: Verdict) -> ErrorCode {
         match verdict {

@@ -10,6 +10,7 @@
 pub mod access;
 pub mod auth;
 pub mod cluster;
+pub mod connections;
 pub mod extract;
 pub mod forward;
 pub mod guard;
@@ -31,6 +32,7 @@ pub mod validate;
 pub mod workers;
 
 use crate::access::Access;
+use crate::access::outbound::NodeClient;
 use crate::command::{Command, Reply};
 use crate::config::Config;
 use crate::dispatch::Dispatch;
@@ -75,7 +77,9 @@ pub struct App {
     /// When the process started.
     pub started_at: Instant,
     /// The client that forwards to the leader.
-    pub(crate) forwarding: reqwest::Client,
+    pub(crate) forwarding: Arc<NodeClient>,
+    /// The connections to this node.
+    pub connections: Arc<connections::Limit>,
     /// Names under which a browser may reach this node.
     pub(crate) own_hosts: Arc<BTreeSet<String>>,
     /// Questions to the database that may wait or run at once.
@@ -94,9 +98,11 @@ impl App {
         live: Live,
     ) -> Result<App, String> {
         let config = live.config();
-        let forwarding =
-            forward::client().map_err(|e| format!("the forwarding client can't be made: {e}"))?;
         let access = Access::from_config(&config).map_err(|e| e.to_string())?;
+        let forwarding = NodeClient::new(access.tls().cloned(), forward::tune)
+            .map_err(|e| format!("the forwarding client can't be made: {e}"))?;
+        let forwarding = Arc::new(forwarding);
+        let connections = connections::Limit::new(config.max_concurrent_connections);
         let own_hosts = Arc::new(guard::own_hosts(&config));
         let started_at = Instant::now();
         let store_queries = Arc::new(Semaphore::new(stored::MAX_QUERIES));
@@ -112,6 +118,7 @@ impl App {
             live,
             started_at,
             forwarding,
+            connections,
             own_hosts,
             store_queries,
         };

@@ -4,6 +4,7 @@
 //! - `log`: raft-engine, and the writer thread that makes many writes durable with one sync.
 //! - `log_end`: decides, before the engine opens, whether the log is whole, torn or damaged.
 //! - `applier`: applies committed entries to the machine and answers the waiters.
+//! - `greeting`: what peers prove to each other before the first frame.
 //! - `transport`: one long-lived connection a direction to every peer.
 //! - `identity`, `founding`: who this node is, and how a cluster comes to be.
 
@@ -11,6 +12,7 @@ pub mod applier;
 pub mod driver;
 pub mod election_lines;
 pub mod founding;
+pub mod greeting;
 pub mod identity;
 pub mod limits;
 pub mod log;

@@ -7,6 +7,7 @@
 //! Invariant: what is installed was read whole, its hash and its own checksum verified, before
 //! anything is replaced.
 
+use crate::access::outbound::Outbound;
 use crate::machine::Machine;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -125,7 +126,7 @@ impl Snapshots {
     /// Fetches a snapshot from a peer, verifies it and keeps it durably.
     pub async fn fetch(
         &self,
-        http: &reqwest::Client,
+        peers: &Outbound,
         address: &str,
         name: &SnapshotName,
     ) -> Result<(), SnapshotError> {
@@ -134,11 +135,13 @@ impl Snapshots {
         if self.path(&name.file).is_none() || name.bytes > MAX_BYTES {
             return Err(failed("its name or size is not acceptable".into()));
         }
-        let url = format!("http://{address}{}", SNAPSHOT_PATH.replace("{file}", &name.file));
+        let path = SNAPSHOT_PATH.replace("{file}", &name.file);
         let silence = |_| failed(format!("silent for {FETCH_SILENCE:?}"));
-        let sent = tokio::time::timeout(FETCH_SILENCE, http.get(url).send()).await.map_err(silence)?;
+        let sent =
+            tokio::time::timeout(FETCH_SILENCE, peers.get(address, &path, None)).await.map_err(silence)?;
         let mut answer = sent
-            .and_then(reqwest::Response::error_for_status)
+            .map_err(|e| failed(e.to_string()))?
+            .error_for_status()
             .map_err(|e| failed(api::client::error_chain(&e)))?;
         let mut bytes = Vec::with_capacity(name.bytes as usize);
         while let Some(chunk) = tokio::time::timeout(FETCH_SILENCE, answer.chunk())

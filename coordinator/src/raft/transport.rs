@@ -11,7 +11,10 @@
 //! Messages may be lost (a full queue, a broken connection): Raft repeats what matters. They are
 //! never reordered within a connection.
 
+use crate::access::outbound::Outbound;
+use crate::access::peers::fresh_number;
 use crate::raft::driver::{Inbox, Input};
+use crate::raft::greeting;
 use crate::raft::identity::Member;
 use crate::raft::snapshots::{SnapshotName, Snapshots};
 use crate::telemetry::{Direction, Telemetry};
@@ -76,6 +79,9 @@ struct Handshake {
     boot_counter: u64,
     boot_nonce: u64,
     now_ms: i64,
+    /// Drawn for this connection, so that no proof over it serves for another.
+    #[serde(default)]
+    number: String,
 }
 
 /// What this node says of itself in a handshake.
@@ -126,7 +132,7 @@ pub struct Transport {
     end: CancellationToken,
     connect_timeout: Duration,
     snapshots: Snapshots,
-    http: reqwest::Client,
+    outbound: Outbound,
     /// True while a snapshot is fetched; one at a time.
     fetching: Arc<AtomicBool>,
     /// Counts connections, so that their lines in the log can be told apart.
@@ -143,6 +149,7 @@ impl Transport {
         telemetry: Telemetry,
         connect_timeout: Duration,
         snapshots: Snapshots,
+        outbound: Outbound,
         end: CancellationToken,
     ) -> Arc<Transport> {
         let mut queues = Vec::new();
@@ -167,7 +174,7 @@ impl Transport {
             end,
             connect_timeout,
             snapshots,
-            http: api::http::builder().build().unwrap_or_default(),
+            outbound,
             fetching: Arc::default(),
             connections: AtomicU64::new(0),
         });
@@ -235,7 +242,7 @@ impl Transport {
         all
     }
 
-    fn handshake(&self) -> String {
+    fn handshake(&self) -> std::io::Result<String> {
         let hello = Handshake {
             cluster_id: self.own.cluster_id.clone(),
             node_id: self.own.member.node_id.clone(),
@@ -243,11 +250,13 @@ impl Transport {
             boot_counter: self.own.boot_counter,
             boot_nonce: self.own.boot_nonce,
             now_ms: jiff::Timestamp::now().as_millisecond(),
+            number: fresh_number().map_err(std::io::Error::other)?,
         };
-        serde_json::to_string(&hello).unwrap_or_default()
+        serde_json::to_string(&hello).map_err(std::io::Error::other)
     }
 
-    /// Checks who is at the other end; gives its Raft id.
+    /// Checks who is at the other end; gives its Raft id. Nothing is kept of it before it has
+    /// proved itself.
     fn admit(&self, headers: &HeaderMap) -> Result<(u64, Handshake), String> {
         let text = headers.get(HANDSHAKE).and_then(|v| v.to_str().ok()).ok_or("no handshake")?;
         let hello: Handshake =
@@ -266,18 +275,30 @@ impl Transport {
             ));
         };
         let boot = (hello.boot_counter, hello.boot_nonce);
-        let mut state = peer.state.lock();
-        if let Some(known) = state.boot
-            && known != boot
-            && boot.0 <= known.0
-        {
-            return Err(format!(
-                "another process of node {} (its start number {}) has been seen; this one is number {}: two processes share one data directory or a copy of it",
-                hello.node_id, known.0, boot.0
-            ));
-        }
-        state.boot = Some(boot);
+        self.is_newest(peer, &hello.node_id, boot)?;
         Ok((raft_id, hello))
+    }
+
+    /// Refuses a second process of a node.
+    fn is_newest(&self, peer: &Peer, node_id: &str, boot: (u64, u64)) -> Result<(), String> {
+        match peer.state.lock().boot {
+            Some(known) if known != boot && boot.0 <= known.0 => Err(format!(
+                "another process of node {} (its start number {}) has been seen; this one is number {}: two processes share one data directory or a copy of it",
+                node_id, known.0, boot.0
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Remembers a peer that has proved itself.
+    fn greeted(&self, raft_id: u64, hello: &Handshake, seen_ms: i64) -> std::io::Result<()> {
+        let Some(peer) = self.peers.get(&raft_id) else { return Ok(()) };
+        let boot = (hello.boot_counter, hello.boot_nonce);
+        self.is_newest(peer, &hello.node_id, boot).map_err(std::io::Error::other)?;
+        let mut state = peer.state.lock();
+        state.boot = Some(boot);
+        state.clock_offset_ms = Some(hello.now_ms - seen_ms);
+        Ok(())
     }
 
     /// Answers a peer's upgrade.
@@ -303,9 +324,14 @@ impl Transport {
                 return refuse(StatusCode::CONFLICT, why);
             }
         };
-        if let Some(peer) = self.peers.get(&raft_id) {
-            peer.state.lock().clock_offset_ms = Some(hello.now_ms - jiff::Timestamp::now().as_millisecond());
-        }
+        let seen_ms = jiff::Timestamp::now().as_millisecond();
+        let theirs = text_of(request.headers(), HANDSHAKE);
+        let Ok(ours) = self.handshake() else {
+            return refuse(StatusCode::SERVICE_UNAVAILABLE, "no handshake can be made".into());
+        };
+        let place = request.extensions().get::<crate::http::connections::Held>().cloned();
+        let proof = greeting::of_accepting(self.outbound.secret(), &theirs, &ours);
+        let greeted_with = ours.clone();
         let upgrade = hyper::upgrade::on(&mut request);
         let transport = self.clone();
         tokio::spawn(async move {
@@ -313,8 +339,18 @@ impl Transport {
             let connection = transport.connections.fetch_add(1, Ordering::Relaxed);
             tracing::debug!(peer = %hello.node_id, connection, "a peer connected");
             let end = transport.end.clone();
-            let served = transport.receive(raft_id, &hello.node_id, TokioIo::new(upgraded));
+            let mut stream = TokioIo::new(upgraded);
+            let served = async {
+                let secret = transport.outbound.secret();
+                greeting::check(secret, &theirs, &greeted_with, &mut stream).await?;
+                transport.greeted(raft_id, &hello, seen_ms)?;
+                transport.receive(raft_id, &hello.node_id, stream).await
+            };
             tokio::select! { _ = end.cancelled() => {}, result = served => {
+                if let Err(why) = &result && is_hostile(why) {
+                    tracing::warn!(peer = %hello.node_id, %why, "a peer's connection was closed");
+                }
+                drop(place);
                 tracing::debug!(peer = %hello.node_id, connection, ?result, "a peer's connection ended");
             }}
         });
@@ -323,8 +359,10 @@ impl Transport {
         let headers = response.headers_mut();
         headers.insert(header::CONNECTION, header::HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, header::HeaderValue::from_static(PROTOCOL));
-        if let Ok(value) = header::HeaderValue::from_str(&self.handshake()) {
-            headers.insert(HANDSHAKE, value);
+        for (name, text) in [(HANDSHAKE, Some(ours)), (greeting::PROOF, proof)] {
+            if let Some(value) = text.and_then(|text| header::HeaderValue::from_str(&text).ok()) {
+                headers.insert(name, value);
+            }
         }
         response
     }
@@ -384,9 +422,9 @@ impl Transport {
             }
             let (inbox, snapshots, fetching) =
                 (self.inbox.clone(), self.snapshots.clone(), self.fetching.clone());
-            let (address, http) = (peer.address(), self.http.clone());
+            let (address, outbound) = (peer.address(), self.outbound.clone());
             tokio::spawn(async move {
-                match snapshots.fetch(&http, &address, &name).await {
+                match snapshots.fetch(&outbound, &address, &name).await {
                     Ok(()) => inbox.peer(vec![message]),
                     // The leader sends it again when it hears nothing.
                     Err(error) => tracing::warn!(%error, "a snapshot could not be fetched"),
@@ -433,17 +471,18 @@ impl Transport {
     /// Connects and shakes hands.
     async fn connect(&self, peer: &Peer) -> std::io::Result<TokioIo<hyper::upgrade::Upgraded>> {
         let address = peer.address();
-        let tcp = tokio::net::TcpStream::connect(&address).await?;
-        tcp.set_nodelay(true)?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await.map_err(std::io::Error::other)?;
+        let opened = greeting::open(&self.outbound, &address).await?;
+        let ours = self.handshake()?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(opened))
+            .await
+            .map_err(std::io::Error::other)?;
         tokio::spawn(connection.with_upgrades());
         let request = Request::builder()
             .uri(CONNECT_PATH)
             .header(header::HOST, &address)
             .header(header::CONNECTION, "upgrade")
             .header(header::UPGRADE, PROTOCOL)
-            .header(HANDSHAKE, self.handshake())
+            .header(HANDSHAKE, &ours)
             .body(Body::empty())
             .map_err(std::io::Error::other)?;
         let sent_ms = jiff::Timestamp::now().as_millisecond();
@@ -466,8 +505,13 @@ impl Transport {
             return Err(std::io::Error::other(format!("{address} answers as node {}", hello.node_id)));
         }
         let middle = (sent_ms + jiff::Timestamp::now().as_millisecond()) / 2;
-        peer.state.lock().clock_offset_ms = Some(hello.now_ms - middle);
-        hyper::upgrade::on(response).await.map(TokioIo::new).map_err(std::io::Error::other)
+        let answer = response.headers().clone();
+        let theirs = text_of(&answer, HANDSHAKE);
+        let upgraded = hyper::upgrade::on(response).await.map_err(std::io::Error::other)?;
+        let mut stream = TokioIo::new(upgraded);
+        greeting::prove(self.outbound.secret(), &answer, &ours, &theirs, &mut stream).await?;
+        self.greeted(raft_id, &hello, middle)?;
+        Ok(stream)
     }
 
     /// Sends what is queued, and a pulse now and then; takes the echoes.
@@ -516,6 +560,16 @@ impl Transport {
             }
         }
     }
+}
+
+/// A header as text.
+fn text_of(headers: &HeaderMap, name: &str) -> String {
+    headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned()
+}
+
+/// True for what no sound peer does; a connection that merely broke is none of it.
+fn is_hostile(why: &std::io::Error) -> bool {
+    matches!(why.kind(), std::io::ErrorKind::InvalidData | std::io::ErrorKind::PermissionDenied)
 }
 
 /// Bounds a step that has no end of its own.
