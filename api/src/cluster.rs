@@ -154,6 +154,9 @@ pub struct Status {
     /// Leader changes this node has seen since it started.
     #[serde(default)]
     pub leader_changes: u64,
+    /// What a person should look at, with the command that mends it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// A health verdict.
@@ -447,6 +450,18 @@ pub struct Member {
     pub voter: bool,
     /// True for the leader.
     pub leader: bool,
+    /// True while it answers the node asked.
+    #[serde(default)]
+    pub reachable: bool,
+    /// Milliseconds since the node asked heard of it; none where it never did.
+    #[serde(default)]
+    pub last_contact_ms: Option<u64>,
+    /// Entries between its log and the leader's; none where the node asked does not lead.
+    #[serde(default)]
+    pub lag_entries: Option<u64>,
+    /// Node id of the voter whose place it takes when it has caught up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub takes_place_of: Option<String>,
 }
 
 /// `GET /api/cluster/members`.
@@ -454,6 +469,43 @@ pub struct Member {
 pub struct Members {
     /// Voters first, each group by node id.
     pub members: Vec<Member>,
+    /// True between the two halves of a change that takes several steps at once.
+    #[serde(default)]
+    pub joint: bool,
+    /// Which behaviour the log may count on; rises when every member's program knows the next.
+    #[serde(default)]
+    pub machine_version: u32,
+}
+
+/// `POST /api/cluster/members`: take a node in. It must run and name members in its `peers`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AddMember {
+    /// `host:port` of the node.
+    pub address: String,
+    /// Node id of the voter whose place it takes, in one change, once it has caught up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<String>,
+    /// True for one that follows without ever getting a vote.
+    #[serde(default)]
+    pub learner: bool,
+}
+
+/// Answer to a change of the members.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct MemberChanged {
+    /// The node.
+    pub node_id: String,
+    /// Log index by which the change is made; none where nothing had to change.
+    pub index: Option<u64>,
+}
+
+/// `POST /api/admin/rejoin`: a failed or removed node begins anew as a new member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rejoin {
+    /// The node's id, so that it is not done to another one by mistake.
+    pub node_id: String,
 }
 
 /// `GET /api/cluster/can_lose?node=`.

@@ -65,6 +65,8 @@ pub enum ErrorCode {
     Forbidden,
     /// Too many failed logins; later again. 429.
     RateLimited,
+    /// Another change of the membership is under way; nothing was done. 409.
+    ChangePending,
     /// No open fault or audit record has this id. 404.
     UnknownFault,
 }
@@ -79,7 +81,7 @@ impl ErrorCode {
             ForbiddenOrigin | Forbidden => 403,
             UnknownEndpoint | UnknownTask | UnknownWorker | UnknownMember | UnknownFault => 404,
             MethodNotAllowed => 405,
-            TaskIdTaken | StaleToken | InvalidState | LeaseHeld | StaleEpoch => 409,
+            TaskIdTaken | StaleToken | InvalidState | LeaseHeld | StaleEpoch | ChangePending => 409,
             RequestTimeout => 408,
             BodyTooLarge => 413,
             UnsupportedMediaType => 415,
@@ -95,7 +97,7 @@ impl ErrorCode {
     /// True where the request had no effect and may succeed later as it stands.
     pub const fn retryable(self) -> bool {
         use ErrorCode::*;
-        matches!(self, Maintenance | NoLeader | Overloaded | Unavailable | DiskFull)
+        matches!(self, Maintenance | NoLeader | Overloaded | Unavailable | DiskFull | ChangePending)
     }
 
     /// A short title for people.
@@ -130,6 +132,7 @@ impl ErrorCode {
             Internal => "Internal error",
             Unauthorized => "The credentials are missing or wrong",
             UnknownFault => "No such fault",
+            ChangePending => "Another change of the membership is under way",
         }
     }
 }

@@ -102,6 +102,7 @@ metrics! {
     PEER_LAST_CONTACT = Gauge "holdfast.peer.last.contact" "s" ["peer"] "Seconds since anything was heard of a peer.";
     PEER_LAG = Gauge "holdfast.peer.lag" "{entry}" ["peer"] "Entries a peer's log is behind, on the leader.";
     PEER_REACHABLE = Gauge "holdfast.peer.reachable" "{peer}" ["peer"] "1 while the connection to a peer is up.";
+    MEMBERS = Gauge "holdfast.members" "{member}" ["state"] "Members of the cluster by what they are: voter, learner, forgotten (a voter that neither answers nor stands in this node's config).";
     PEER_MESSAGES = Counter "holdfast.peer.messages" "{message}" ["peer", "direction"] "Raft messages to and from a peer.";
     PEER_BYTES = Counter "holdfast.peer.transferred" "By" ["peer", "direction"] "Bytes of Raft messages to and from a peer.";
     TASKS = Gauge "holdfast.tasks" "{task}" ["state"] "Tasks in memory by state.";

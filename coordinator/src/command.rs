@@ -166,6 +166,11 @@ pub enum Command {
         /// Milliseconds it lasts.
         ttl_ms: u64,
     },
+    /// Every member's program knows this machine version: what came with it may be used.
+    RaiseVersion {
+        /// The version.
+        to: u32,
+    },
 }
 
 /// What the machine answers. Deterministic; never written to the log.
@@ -208,16 +213,27 @@ pub enum DecodeError {
         /// The version byte.
         found: u8,
     },
+    /// A newer program wrote a command that this one does not have.
+    #[error("the entry holds command number {number}, this program knows up to {}: update the program on this node", Command::KINDS - 1)]
+    UnknownCommand {
+        /// Its place in the enum.
+        number: u32,
+    },
     /// The bytes make no batch.
     #[error("entry can't be decoded: {0}")]
     Malformed(String),
 }
 
 impl Command {
+    /// How many kinds of commands this program knows.
+    pub const KINDS: u32 = 15;
+
     /// The bytes that go into a batch.
     pub fn encode(&self) -> Vec<u8> {
+        // Most commands fit, so that the buffer need not grow on the way.
+        let room = Vec::with_capacity(512);
         // Serialising plain structs into memory has no failure.
-        postcard::to_stdvec(self).unwrap_or_default()
+        postcard::to_extend(self, room).unwrap_or_default()
     }
 
     /// The command's name, for metrics and the decoded log.
@@ -237,6 +253,7 @@ impl Command {
             Command::Checkpoint => "checkpoint",
             Command::Evict { .. } => "evict",
             Command::NamedLease { .. } => "named_lease",
+            Command::RaiseVersion { .. } => "raise_version",
         }
     }
 }
@@ -286,6 +303,10 @@ impl Batch {
         // The count is the sender's word; the vector grows as commands are really there.
         let mut commands = Vec::with_capacity(count.min(1024));
         for _ in 0..count {
+            let (number, _) = postcard::take_from_bytes::<u32>(rest).map_err(malformed)?;
+            if number >= Command::KINDS {
+                return Err(DecodeError::UnknownCommand { number });
+            }
             let (command, after) = postcard::take_from_bytes(rest).map_err(malformed)?;
             commands.push(command);
             rest = after;

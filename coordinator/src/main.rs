@@ -11,6 +11,9 @@ use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// A highly available coordinator for distributed testing.
 ///
 /// With --config (or the whole config in the environment) it runs a node; with a subcommand it

@@ -3,27 +3,31 @@
 //! [`Node`] exists from the first moment, so that status and health answer while the cluster is
 //! still being founded, or when the log is damaged and Raft never starts.
 
+mod members;
+
+pub use members::MembershipError;
+
 use crate::access::outbound::Outbound;
 use crate::command::{Command, Reply};
 use crate::config::Config;
 use crate::machine::Machine;
 use crate::raft::applier::{Applier, ApplierProgress};
 use crate::raft::driver::{Driver, Inbox, Input, TICK, inbox};
-use crate::raft::election_lines::ElectionLines;
 use crate::raft::founding::{Founder, IdentityCard, Stage};
 use crate::raft::identity::{Founding, Identity, Member};
 use crate::raft::limits::RaftLimits;
 use crate::raft::log::{RaftLog, WriterProgress};
 use crate::raft::log_end::{self, LogEnd};
+use crate::raft::publish::Publisher;
+use crate::raft::roster::Roster;
 use crate::raft::snapshots::{SnapshotName, Snapshots};
-use crate::raft::transport::{Own, Transport};
-use crate::replica::{Recovered, Replica, ReplicaConfig, Standing};
+use crate::raft::transport::{Own, Transport, Verdict};
+use crate::replica::{ProposeRefused, Recovered, Replica, ReplicaConfig};
 use crate::store::{Rebuild, Store};
 use crate::telemetry::{Telemetry, raft_lines};
 use api::cluster::{Operation, PeerStatus, Progress, Role};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
-use raft::StateRole;
-use raft::eraftpb::{ConfState, EntryType};
+use raft::eraftpb::EntryType;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -61,9 +65,26 @@ pub enum NodeError {
         /// Why it has it.
         why: String,
     },
+    /// Another change of the membership is under way; nothing was done.
+    #[error("another change of the membership is under way")]
+    ChangePending,
+    /// The members as they are don't allow it; nothing was done.
+    #[error("the members as they are don't allow it: {0}")]
+    Impossible(String),
     /// Leadership or time ran out in flight: it may have happened or not.
     #[error("leadership or time ran out before the outcome was known")]
     UnknownOutcome,
+}
+
+impl From<ProposeRefused> for NodeError {
+    fn from(refused: ProposeRefused) -> Self {
+        match refused {
+            ProposeRefused::NotLeader => NodeError::NotLeader,
+            ProposeRefused::Busy => NodeError::Overloaded,
+            ProposeRefused::ChangePending => NodeError::ChangePending,
+            ProposeRefused::Impossible(why) => NodeError::Impossible(why),
+        }
+    }
 }
 
 /// A command that was applied.
@@ -120,6 +141,12 @@ impl RaftView {
 /// A log entry as it lies in the log: index, term, kind, data.
 pub type RawEntry = (u64, u64, &'static str, Vec<u8>);
 
+/// Where the config says that members are reached; one that it names without an id is reached
+/// where it told.
+fn configured_addresses(config: &Config) -> Vec<(String, String)> {
+    config.peers.iter().filter_map(|p| p.id.clone().map(|id| (id, p.address()))).collect()
+}
+
 /// A handle on the node's threads. Cheap to clone.
 #[derive(Clone)]
 pub struct Node {
@@ -134,7 +161,7 @@ struct Shared {
     snapshots: Snapshots,
     limits: Arc<RaftLimits>,
     founding: RwLock<Option<Founding>>,
-    addresses: RwLock<Vec<(String, String)>>,
+    roster: Arc<Roster>,
     machine: Arc<RwLock<Machine>>,
     view: Arc<watch::Sender<RaftView>>,
     applied: Arc<watch::Sender<u64>>,
@@ -143,6 +170,8 @@ struct Shared {
     applier: Arc<ApplierProgress>,
     turns: Arc<AtomicU64>,
     end: CancellationToken,
+    /// Told when the node is to start again under a new incarnation.
+    start_again: tokio::sync::Notify,
     threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
 }
 
@@ -152,7 +181,8 @@ struct Running {
     inbox: Inbox,
     transport: Arc<Transport>,
     log: RaftLog,
-    raft_ids: Arc<Vec<(u64, String)>>,
+    /// Ends the connections of this run.
+    end: CancellationToken,
 }
 
 impl Node {
@@ -168,7 +198,7 @@ impl Node {
                 snapshots: Snapshots::new(&config.data_dir),
                 limits: Arc::new(RaftLimits::new(config)),
                 founding: RwLock::new(None),
-                addresses: RwLock::new(Vec::new()),
+                roster: Arc::default(),
                 machine: Arc::new(RwLock::new(Machine::new())),
                 view: Arc::new(watch::Sender::new(RaftView::begin())),
                 applied: Arc::new(watch::Sender::new(0)),
@@ -177,6 +207,7 @@ impl Node {
                 applier: Arc::default(),
                 turns: Arc::default(),
                 end: CancellationToken::new(),
+                start_again: tokio::sync::Notify::new(),
                 threads: Mutex::default(),
             }),
         }
@@ -213,7 +244,7 @@ impl Node {
         let peers = self.outbound().map_err(|why| self.fail(why))?;
         let founding =
             self.shared.founder.found(config, &peers).await.map_err(|e| self.fail(e.to_string()))?;
-        self.set_addresses(config);
+        self.shared.roster.begin(&founding, self.shared.founder.known(), configured_addresses(config));
         *self.shared.founding.write() = Some(founding.clone());
         self.start_raft(config, &founding, suspect, store, telemetry).map_err(|why| self.fail(why))
     }
@@ -227,17 +258,17 @@ impl Node {
         telemetry: Telemetry,
     ) -> Result<(), String> {
         let card = self.shared.founder.card();
-        let own = founding
-            .members
-            .iter()
-            .find(|m| m.node_id == card.node_id && m.incarnation == card.incarnation)
-            .ok_or("this node is no member of the cluster it was founded with")?
-            .clone();
+        let own = Member {
+            node_id: card.node_id.clone(),
+            incarnation: card.incarnation.clone(),
+            address: card.address.clone(),
+        };
         let raft_id = own.raft_id();
-        let voters: Vec<u64> = founding.members.iter().map(Member::raft_id).collect();
+        let founders = founding.membership();
         let log = RaftLog::open(&config.data_dir.join("raft")).map_err(|e| e.to_string())?;
-        let conf_state = ConfState { voters: voters.clone(), ..Default::default() };
-        let recovered = log.recovered(conf_state)?;
+        let recovered = log.recovered(founders.conf_state())?;
+        // What a snapshot holds comes in its place.
+        self.shared.machine.write().found(founders, founding.machine_version);
         let replay_until = recovered.last.index;
         let snapshot_index = self.load_snapshot(&recovered, &store)?;
         let (applied, applied_log_ms) = {
@@ -258,11 +289,12 @@ impl Node {
             suspect,
             seed: card.boot_nonce,
         };
-        let raft_ids: Arc<Vec<_>> =
-            Arc::new(founding.members.iter().map(|m| (m.raft_id(), m.node_id.clone())).collect());
-        let logger = raft_lines::logger(&raft_ids);
+        let names: Vec<(u64, String)> =
+            self.shared.roster.talked_to().into_iter().map(|m| (m.raft_id(), m.node_id)).collect();
+        let logger = raft_lines::logger(&names);
         let replica = Replica::with_logger(replica_config, recovered, log.clone(), &logger)?;
         let (inbox, outbox) = inbox();
+        let end = self.shared.end.child_token();
         let transport = Transport::start(
             Own {
                 cluster_id: founding.cluster_id.clone(),
@@ -270,15 +302,16 @@ impl Node {
                 boot_counter: self.shared.founder.boot_counter(),
                 boot_nonce: card.boot_nonce,
             },
-            &founding.members,
-            |member| self.address_of(&member.node_id).unwrap_or_else(|| member.address.clone()),
+            self.shared.roster.clone(),
             inbox.clone(),
             telemetry.clone(),
             Duration::from_secs(config.connection_timeout),
             self.shared.snapshots.clone(),
             self.outbound()?,
-            self.shared.end.clone(),
+            end.clone(),
+            Arc::new(self.clone()),
         );
+        self.members_changed(&self.shared.machine.read().members().clone(), &transport, raft_id);
         let start = |e: std::io::Error| format!("a thread can't be started: {e}");
         let (writer, writer_thread) =
             log.start_writer(inbox.clone(), self.shared.writer.clone(), telemetry.clone()).map_err(start)?;
@@ -294,12 +327,13 @@ impl Node {
             applied: self.shared.applied.clone(),
             progress: self.shared.applier.clone(),
             telemetry: telemetry.clone(),
+            members_changed: Arc::new({
+                let (node, transport) = (self.clone(), transport.clone());
+                move |members| node.members_changed(members, &transport, raft_id)
+            }),
             fail: Arc::new({
-                let (node, inbox) = (self.clone(), inbox.clone());
-                move |why| {
-                    inbox.tell(Input::Stop);
-                    node.fail(why);
-                }
+                let node = self.clone();
+                move |why| drop(node.fail(why))
             }),
         };
         let applier_thread = std::thread::Builder::new()
@@ -317,21 +351,17 @@ impl Node {
                 if health.healthy { health.durable_index } else { u64::MAX }
             }),
             transport: transport.clone(),
-            publisher: Publisher {
-                view: self.shared.view.clone(),
-                transport: transport.clone(),
-                raft_ids: raft_ids.clone(),
-                last_leader: 0,
-                lines: ElectionLines::default(),
-                matched: Vec::new(),
-            },
+            publisher: Publisher::new(
+                self.shared.view.clone(),
+                transport.clone(),
+                self.shared.roster.clone(),
+            ),
             limits: self.shared.limits.clone(),
             telemetry,
             turns: self.shared.turns.clone(),
-            voters,
             raft_id,
         };
-        *self.shared.running.write() = Some(Running { inbox, transport, log, raft_ids });
+        *self.shared.running.write() = Some(Running { inbox, transport, log, end });
         let driver_thread = std::thread::Builder::new()
             .name("raft".into())
             .spawn(move || driver.run(applied))
@@ -388,17 +418,7 @@ impl Node {
     /// Takes what may change while the node runs: limits, and where its peers are reached.
     pub fn take_config(&self, config: &Config) {
         self.shared.limits.set(config);
-        self.set_addresses(config);
-        if let Some(transport) = self.transport() {
-            let addresses = self.shared.addresses.read().clone();
-            addresses.into_iter().for_each(|(node_id, address)| transport.set_address(&node_id, address));
-        }
-    }
-
-    /// A peer that is configured without an id is reached where it was when the cluster was founded.
-    fn set_addresses(&self, config: &Config) {
-        let peers = config.peers.iter().filter_map(|p| p.id.clone().map(|id| (id, p.address())));
-        *self.shared.addresses.write() = peers.collect();
+        self.shared.roster.configure(configured_addresses(config));
     }
 
     /// The snapshot files.
@@ -425,14 +445,43 @@ impl Node {
 
     /// The node takes no part any more; it stays up and says why.
     pub fn fail(&self, why: String) -> String {
+        self.halt(Role::Failed, &why);
+        why
+    }
+
+    /// Ends Raft on this node; `role` and `why` are what it shows from now on.
+    fn halt(&self, role: Role, why: &str) {
+        let running = self.shared.running.write().take();
+        if let Some(running) = running {
+            running.end.cancel();
+            running.inbox.tell(Input::Stop);
+        }
         self.shared.view.send_modify(|view| {
-            view.role = Role::Failed;
-            view.role_detail = Some(why.clone());
+            view.role = role;
+            view.role_detail = Some(why.to_owned());
             view.leader = None;
             view.leader_ready = false;
         });
-        *self.shared.running.write() = None;
-        why
+    }
+
+    /// A peer refused this node for good.
+    fn hear_verdict(&self, verdict: Verdict, why: String) {
+        if matches!(self.view().role, Role::Failed | Role::Removed) {
+            return;
+        }
+        match verdict {
+            Verdict::Removed => {
+                tracing::error!(why, "this node is no member any more; it takes no part");
+                self.halt(
+                    Role::Removed,
+                    &format!("{why}; to bring it back as a new member: coordinator members rejoin"),
+                );
+            }
+            Verdict::RolledBack => {
+                tracing::error!(why, "this node's data directory was rolled back; it takes no part");
+                self.halt(Role::Failed, &format!("{why}; its votes and acknowledgements can't be trusted. Bring the right directory back, or let the node join anew as a new member: coordinator members rejoin"));
+            }
+        }
     }
 
     /// This node's id.
@@ -481,21 +530,10 @@ impl Node {
         self.shared.view.subscribe()
     }
 
-    /// Address (`host:port`) of a member: this node's config comes before what was founded.
+    /// Address (`host:port`) of a member: this node's config comes before what the member told.
     pub fn address_of(&self, node_id: &str) -> Option<String> {
-        let configured =
-            self.shared.addresses.read().iter().find(|(id, _)| id == node_id).map(|(_, a)| a.clone());
-        configured.or_else(|| {
-            let founding = self.shared.founding.read();
-            founding.as_ref()?.members.iter().find(|m| m.node_id == node_id).map(|m| m.address.clone())
-        })
-    }
-
-    /// Node ids of voters and of learners.
-    pub fn members(&self) -> (Vec<String>, Vec<String>) {
-        let founding = self.shared.founding.read();
-        let voters = founding.iter().flat_map(|f| f.members.iter().map(|m| m.node_id.clone())).collect();
-        (voters, Vec::new())
+        let roster = &self.shared.roster;
+        roster.address_of(roster.id_of(node_id)?)
     }
 
     /// The peers as this node sees them.
@@ -618,10 +656,7 @@ impl Node {
         let Some(running) = running else { return Err(NodeError::NoLeader) };
         let target = match to {
             None => None,
-            Some(name) => match running.raft_ids.iter().find(|(_, id)| id == name) {
-                Some((raft_id, _)) => Some(*raft_id),
-                None => return Err(NodeError::NoLeader),
-            },
+            Some(name) => Some(self.shared.roster.id_of(name).ok_or(NodeError::NoLeader)?),
         };
         let (reply, taken) = oneshot::channel();
         running.inbox.tell(Input::Transfer(target, reply));
@@ -638,57 +673,5 @@ impl Node {
     /// True once the cluster is founded.
     pub fn founded(&self) -> bool {
         self.identity_card().stage == Stage::Founded
-    }
-}
-
-/// Turns what the replica says into what the rest of the program looks at.
-pub struct Publisher {
-    view: Arc<watch::Sender<RaftView>>,
-    transport: Arc<Transport>,
-    raft_ids: Arc<Vec<(u64, String)>>,
-    last_leader: u64,
-    lines: ElectionLines,
-    matched: Vec<(u64, u64)>,
-}
-
-impl Publisher {
-    /// Publishes a standing; wakes watchers only where role, leader or term changed.
-    pub fn publish(&mut self, standing: &Standing, matched: &[(u64, u64)]) {
-        if self.matched != matched {
-            self.matched = matched.to_vec();
-            self.transport.set_matched(matched);
-        }
-        let changed_leader = standing.leader != 0 && standing.leader != self.last_leader;
-        if changed_leader {
-            self.last_leader = standing.leader;
-        }
-        let role = match standing.role {
-            _ if standing.suspect => Role::Suspect,
-            StateRole::Leader => Role::Leader,
-            StateRole::Follower => Role::Follower,
-            StateRole::Candidate | StateRole::PreCandidate => Role::Candidate,
-        };
-        let leader =
-            self.raft_ids.iter().find(|(id, _)| *id == standing.leader).map(|(_, name)| name.clone());
-        self.lines.tell(standing, leader.as_deref());
-        self.view.send_if_modified(|view| {
-            let detail = standing.suspect.then(|| {
-                "the log lost its last record in a crash; the node votes again once it has caught up"
-                    .to_owned()
-            });
-            let told = (&view.role, &view.leader, view.term, view.leader_ready)
-                != (&role, &leader, standing.term, standing.leader_ready);
-            view.role = role;
-            view.role_detail = detail;
-            view.leader = leader;
-            view.leader_ready = standing.leader_ready;
-            view.term = standing.term;
-            view.commit_index = standing.commit;
-            view.first_index = standing.first;
-            view.last_index = standing.last;
-            view.snapshot_index = standing.snapshot;
-            view.leader_changes += u64::from(changed_leader);
-            told
-        });
     }
 }

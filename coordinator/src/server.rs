@@ -77,15 +77,15 @@ pub async fn serve(
         .map_err(|e| ServeError::Part { what: "resource sampling", why: e.to_string() })?;
     let dispatch = Dispatch::new(node.clone(), config.election_timeout_max);
     let dispatching = dispatch.spawn();
+    let stewarding = crate::members::steward::spawn(node.clone(), live.clone());
     let app =
         App::new(node.clone(), Arc::clone(&store), dispatch, telemetry.clone(), logs, sampler, live.clone())
             .map_err(part("HTTP"))?;
 
     let drained = CancellationToken::new();
-    let limit = app.connections.clone();
+    let limit = Arc::clone(&app.connections);
     live.follow({
-        let node = node.clone();
-        let limit = Arc::clone(&limit);
+        let (node, limit) = (node.clone(), Arc::clone(&limit));
         move |config| {
             node.take_config(config);
             limit.set(config.max_concurrent_connections);
@@ -108,8 +108,11 @@ pub async fn serve(
     let starting = tokio::spawn({
         let (node, config, store) = (node.clone(), Arc::clone(&config), Arc::clone(&store));
         async move {
-            if let Err(why) = node.start(&config, store, telemetry).await {
-                tracing::error!(why, "the node takes no part; it stays up to be seen and cured");
+            loop {
+                if let Err(why) = node.start(&config, Arc::clone(&store), telemetry.clone()).await {
+                    tracing::error!(why, "the node takes no part; it stays up to be seen and cured");
+                }
+                node.wait_to_start_again().await;
             }
         }
     });
@@ -119,7 +122,10 @@ pub async fn serve(
     starting.abort();
     node.stop().await;
     dispatching.abort();
-    watching.inspect(tokio::task::JoinHandle::abort);
+    if let Some(watching) = watching {
+        watching.abort();
+    }
+    stewarding.abort();
     drained.cancel();
     let ended = async {
         let _ = serving.await;

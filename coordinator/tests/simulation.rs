@@ -431,7 +431,7 @@ impl World {
         let id = self.nodes[at].id;
         let Some(running) = &mut self.nodes[at].running else { return };
         let mut last = None;
-        while let Some(Committed { entry, tag }) = running.to_apply.pop_front() {
+        while let Some(Committed { entry, tag, .. }) = running.to_apply.pop_front() {
             let known =
                 self.truth.entries.entry(entry.index).or_insert_with(|| (entry.term, entry.data.to_vec()));
             let same = (known.0, &known.1[..]) == (entry.term, &entry.data[..]);

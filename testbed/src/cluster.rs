@@ -26,7 +26,7 @@ pub struct Cluster {
     workers: Vec<Started>,
     binaries: Binaries,
     http: reqwest::Client,
-    _ports: Ports,
+    _ports: Vec<Ports>,
 }
 
 impl Cluster {
@@ -54,7 +54,7 @@ impl Cluster {
             workers: Vec::new(),
             binaries,
             http: wait::http(),
-            _ports: ports,
+            _ports: vec![ports],
         };
         for index in 0..count {
             cluster.start_node(index)?;
@@ -104,6 +104,25 @@ impl Cluster {
         let started = Started::spawn(&place.id, &program, &arguments, &place.log_file, Lifetime::WithParent)?;
         self.nodes[index] = Some(started);
         Ok(())
+    }
+
+    /// Lays a further node out, whose config names every node that is there; gives its index. It
+    /// is not started.
+    pub fn lay_out_node(&mut self) -> Result<usize, Error> {
+        let index = self.places.len();
+        let ports = Ports::take(2)?;
+        let place = NodePlace::new(self.folder.path(), index, ports.as_slice()[0], ports.as_slice()[1]);
+        place.write_config(&self.places)?;
+        self.places.push(place);
+        self.nodes.push(None);
+        self._ports.push(ports);
+        Ok(index)
+    }
+
+    /// Throws the data directory of node `index` away; the node must not run.
+    pub fn wipe(&self, index: usize) -> Result<(), Error> {
+        let folder = &self.places[index].data_dir;
+        std::fs::remove_dir_all(folder).map_err(Error::io(format!("remove {}", folder.display())))
     }
 
     /// kill -9 of node `index`.

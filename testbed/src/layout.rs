@@ -49,6 +49,14 @@ impl NodePlace {
         format!("http://127.0.0.1:{}{path}", self.port)
     }
 
+    /// Writes a config that names `peers` (and perhaps the node itself) for this one place.
+    pub fn write_config(&self, peers: &[NodePlace]) -> Result<(), Error> {
+        if let Some(folder) = self.log_file.parent() {
+            std::fs::create_dir_all(folder).map_err(Error::io(format!("create {}", folder.display())))?;
+        }
+        write_json(&self.config, &self.config_json(peers))
+    }
+
     fn config_json(&self, all: &[NodePlace]) -> serde_json::Value {
         let peers: Vec<_> = all
             .iter()
@@ -70,13 +78,7 @@ impl NodePlace {
 
 /// Writes the config file of every node.
 pub fn write_node_configs(nodes: &[NodePlace]) -> Result<(), Error> {
-    for node in nodes {
-        if let Some(folder) = node.log_file.parent() {
-            std::fs::create_dir_all(folder).map_err(Error::io(format!("create {}", folder.display())))?;
-        }
-        write_json(&node.config, &node.config_json(nodes))?;
-    }
-    Ok(())
+    nodes.iter().try_for_each(|node| node.write_config(nodes))
 }
 
 fn write_json(path: &Path, value: &serde_json::Value) -> Result<(), Error> {

@@ -76,6 +76,11 @@ impl Writers {
         self.acknowledged.load(Ordering::Relaxed)
     }
 
+    /// Counts what was acknowledged, for whoever watches from elsewhere.
+    pub fn counter(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.acknowledged)
+    }
+
     /// Lets the writers finish what they are at, and gives what they were told.
     pub async fn finish(self) -> Told {
         self.stop.store(true, Ordering::Relaxed);

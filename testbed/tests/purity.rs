@@ -7,9 +7,10 @@ use std::process::Command;
 const MAX_LINES: usize = 700;
 
 /// Modules that are pure: values in, values out. A name may be a file or a folder.
-const PURE: [&str; 10] = [
+const PURE: [&str; 11] = [
     "coordinator/src/command.rs",
     "coordinator/src/machine.rs",
+    "coordinator/src/members/checks.rs",
     "coordinator/src/machine",
     "coordinator/src/replica.rs",
     "coordinator/src/replica",

@@ -161,7 +161,7 @@ impl Outbound {
             return Err(unproved("it asks for no proof, so it has no cluster secret"));
         };
         let (proof, number) = secret
-            .prove(&challenge, method.as_str(), path, body.as_deref().unwrap_or_default())
+            .prove(&challenge, method.as_str(), path, &[body.as_deref().unwrap_or_default(), b""])
             .map_err(|e| PeerError::Own(e.to_string()))?;
         let answer = request(body).header(PROOF, proof).send().await?;
         let ours = answer.headers().get(ANSWER_PROOF).and_then(|v| v.to_str().ok());

@@ -1,19 +1,19 @@
 //! Peers prove to each other that they know the cluster secret, without ever sending it.
 //!
-//! *Requests.* A request without a proof is answered with a challenge; sent again with a proof
-//! over the challenge, a number of its own and what is asked, it is served, and the answer proves
-//! that the other side knows the secret as well. A challenge is good for [`CHALLENGE_LIFE`] by
+//! A request without a proof is answered with a challenge; sent again with a proof
+//! over the challenge, a number of its own and what is asked (the handshake of an upgrade included),
+//! it is served, and the answer proves that the other side knows the secret as well. No proof is
+//! taken twice. A challenge is good for [`CHALLENGE_LIFE`] by
 //! this process's monotonic clock, so clocks that differ between hosts do no harm.
-//!
-//! *Connections.* Both sides of an upgrade give a number and their handshake; each proves over
-//! both, and neither reads a frame before the other's proof was verified.
 //!
 //! A proof says who speaks at the beginning. What travels afterwards is protected by TLS or by
 //! nothing.
 
 use super::AccessError;
 use hmac::{Hmac, KeyInit, Mac};
+use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// Header of a 401 to a peer: prove that you know the secret over this.
@@ -25,20 +25,15 @@ pub const ANSWER_PROOF: &str = "x-holdfast-answer-proof";
 /// How long a challenge can be answered.
 pub const CHALLENGE_LIFE: Duration = Duration::from_secs(30);
 
+/// Proofs that are remembered; only those of peers are.
+const MAX_USED: usize = 8192;
+
 /// The cluster secret, and a key that lives as long as the process.
 pub struct PeerSecret {
     key: Vec<u8>,
     boot_key: [u8; 32],
     origin: Instant,
-}
-
-/// Which side of a connection proves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
-    /// The one that connected.
-    Connects,
-    /// The one that was connected to.
-    Accepts,
+    used: Mutex<VecDeque<(Instant, String)>>,
 }
 
 impl PeerSecret {
@@ -46,7 +41,7 @@ impl PeerSecret {
     pub fn new(secret: &str) -> Result<PeerSecret, AccessError> {
         // The secret of tokens may serve for peers too; the keys are different ones all the same.
         let key = tag(secret.as_bytes(), &[b"holdfast cluster secret 1"]).to_vec();
-        Ok(PeerSecret { key, boot_key: random()?, origin: Instant::now() })
+        Ok(PeerSecret { key, boot_key: random()?, origin: Instant::now(), used: Mutex::default() })
     }
 
     /// A fresh challenge.
@@ -63,10 +58,10 @@ impl PeerSecret {
         challenge: &str,
         method: &str,
         path: &str,
-        body: &[u8],
+        signed: &[&[u8]],
     ) -> Result<(String, String), AccessError> {
         let number = hex(&random::<16>()?);
-        let proof = hex(&self.over_request(challenge, &number, method, path, body));
+        let proof = hex(&self.over_request(challenge, &number, method, path, signed));
         Ok((format!("{challenge} {number} {proof}"), number))
     }
 
@@ -76,7 +71,7 @@ impl PeerSecret {
         header: &str,
         method: &str,
         path: &str,
-        body: &[u8],
+        signed: &[&[u8]],
     ) -> Result<String, &'static str> {
         let mut parts = header.split(' ');
         let (Some(challenge), Some(number), Some(proof), None) =
@@ -85,9 +80,10 @@ impl PeerSecret {
             return Err("the proof can't be read");
         };
         self.is_fresh(challenge)?;
-        if number.len() != 32 || !same(&self.over_request(challenge, number, method, path, body), proof) {
+        if number.len() != 32 || !same(&self.over_request(challenge, number, method, path, signed), proof) {
             return Err("the proof is wrong: the cluster secrets differ");
         }
+        self.use_up(number)?;
         Ok(self.answer(challenge, number))
     }
 
@@ -101,19 +97,37 @@ impl PeerSecret {
         same(&tag(&self.key, &[b"answer", challenge.as_bytes(), number.as_bytes()]), proof)
     }
 
-    /// The proof of one side of a connection over both handshakes, which hold both numbers.
-    pub fn over_connection(&self, side: Side, connecting: &str, accepting: &str) -> [u8; 32] {
-        let side: &[u8] = if side == Side::Connects { b"connects" } else { b"accepts" };
-        tag(&self.key, &[b"connection", side, connecting.as_bytes(), accepting.as_bytes()])
+    /// Remembers a number until no challenge that it was used with is fresh.
+    fn use_up(&self, number: &str) -> Result<(), &'static str> {
+        let now = Instant::now();
+        let mut used = self.used.lock();
+        while used.front().is_some_and(|(at, _)| now.duration_since(*at) > CHALLENGE_LIFE) {
+            used.pop_front();
+        }
+        if used.iter().any(|(_, had)| had == number) {
+            return Err("the proof was used before");
+        }
+        if used.len() >= MAX_USED {
+            return Err("too many proofs in a short time; try again");
+        }
+        used.push_back((now, number.to_owned()));
+        Ok(())
     }
 
-    /// True where `proof` is the one of that side.
-    pub fn is_connection(&self, side: Side, connecting: &str, accepting: &str, proof: &str) -> bool {
-        same(&self.over_connection(side, connecting, accepting), proof)
-    }
-
-    fn over_request(&self, challenge: &str, number: &str, method: &str, path: &str, body: &[u8]) -> [u8; 32] {
-        let body = Sha256::digest(body);
+    fn over_request(
+        &self,
+        challenge: &str,
+        number: &str,
+        method: &str,
+        path: &str,
+        signed: &[&[u8]],
+    ) -> [u8; 32] {
+        let mut digest = Sha256::new();
+        for part in signed {
+            digest.update((part.len() as u64).to_be_bytes());
+            digest.update(part);
+        }
+        let body = digest.finalize();
         tag(
             &self.key,
             &[b"request", challenge.as_bytes(), number.as_bytes(), method.as_bytes(), path.as_bytes(), &body],
@@ -135,11 +149,6 @@ impl PeerSecret {
         let age = (self.origin.elapsed().as_millis() as u64).saturating_sub(issued);
         if u128::from(age) > CHALLENGE_LIFE.as_millis() { Err(STALE) } else { Ok(()) }
     }
-}
-
-/// A number that nobody can foresee, as hex.
-pub fn fresh_number() -> Result<String, AccessError> {
-    random::<16>().map(|bytes| hex(&bytes))
 }
 
 /// Lower-case hex.
@@ -189,16 +198,16 @@ mod tests {
     fn a_proof_is_good_for_one_request_and_its_answer_proves_the_other_side() {
         let (asked, asking) = pair();
         let challenge = asked.challenge().unwrap();
-        let (proof, number) = asking.prove(&challenge, "POST", "/raft/found", b"{}").unwrap();
-        let answer = asked.verify(&proof, "POST", "/raft/found", b"{}").unwrap();
+        let (proof, number) = asking.prove(&challenge, "POST", "/raft/found", &[b"{}"]).unwrap();
+        let answer = asked.verify(&proof, "POST", "/raft/found", &[b"{}"]).unwrap();
         assert!(asking.is_answer(&challenge, &number, &answer));
-        assert!(!asking.is_answer(&challenge, &fresh_number().unwrap(), &answer));
+        assert!(!asking.is_answer(&challenge, &hex(&random::<16>().unwrap()), &answer));
         for (method, path, body) in [
             ("GET", "/raft/found", &b"{}"[..]),
             ("POST", "/raft/other", b"{}"),
             ("POST", "/raft/found", b"{ }"),
         ] {
-            assert!(asked.verify(&proof, method, path, body).is_err(), "{method} {path}");
+            assert!(asked.verify(&proof, method, path, &[body]).is_err(), "{method} {path}");
         }
     }
 
@@ -207,20 +216,20 @@ mod tests {
         let (asked, asking) = pair();
         let stranger = PeerSecret::new("a secret that nobody else knows").unwrap();
         let challenge = asked.challenge().unwrap();
-        let (proof, _) = stranger.prove(&challenge, "GET", "/x", b"").unwrap();
-        assert!(asked.verify(&proof, "GET", "/x", b"").unwrap_err().contains("secrets differ"));
-        let (proof, _) = asking.prove(&asking.challenge().unwrap(), "GET", "/x", b"").unwrap();
-        assert!(asked.verify(&proof, "GET", "/x", b"").unwrap_err().contains("challenge"));
+        let (proof, _) = stranger.prove(&challenge, "GET", "/x", &[]).unwrap();
+        assert!(asked.verify(&proof, "GET", "/x", &[]).unwrap_err().contains("secrets differ"));
+        let (proof, _) = asking.prove(&asking.challenge().unwrap(), "GET", "/x", &[]).unwrap();
+        assert!(asked.verify(&proof, "GET", "/x", &[]).unwrap_err().contains("challenge"));
     }
 
     #[test]
     fn an_old_challenge_is_refused() {
         let (mut asked, asking) = pair();
         let challenge = asked.challenge().unwrap();
-        let (proof, _) = asking.prove(&challenge, "GET", "/x", b"").unwrap();
+        let (proof, _) = asking.prove(&challenge, "GET", "/x", &[]).unwrap();
         let Some(earlier) = asked.origin.checked_sub(CHALLENGE_LIFE + Duration::from_secs(1)) else { return };
         asked.origin = earlier;
-        assert!(asked.verify(&proof, "GET", "/x", b"").unwrap_err().contains("too old"));
+        assert!(asked.verify(&proof, "GET", "/x", &[]).unwrap_err().contains("too old"));
     }
 
     #[test]
@@ -237,17 +246,7 @@ mod tests {
             &wide,
             &format!("{} {} {}", "0".repeat(64), "0".repeat(32), "zz"),
         ] {
-            assert!(asked.verify(header, "GET", "/x", b"").is_err());
+            assert!(asked.verify(header, "GET", "/x", &[]).is_err());
         }
-    }
-
-    #[test]
-    fn the_sides_of_a_connection_prove_different_things() {
-        let (one, other) = pair();
-        let proof = hex(&one.over_connection(Side::Connects, "a", "b"));
-        assert!(other.is_connection(Side::Connects, "a", "b", &proof));
-        assert!(!other.is_connection(Side::Accepts, "a", "b", &proof), "a proof can't be sent back");
-        assert!(!other.is_connection(Side::Connects, "b", "a", &proof));
-        assert!(!other.is_connection(Side::Connects, "ab", "", &proof));
     }
 }

@@ -1,4 +1,4 @@
-//! `coordinator status`, `members` and `transfer`: the cluster and who leads it.
+//! `coordinator status` and `transfer`: the cluster and who leads it.
 
 use super::{CliError, ClusterArgs, EXIT_NOT_SO, print};
 use api::client::Repeat;
@@ -37,7 +37,7 @@ struct Seen {
 impl StatusCommand {
     pub async fn run(self) -> Result<u8, CliError> {
         let client = self.cluster.client()?;
-        let seen = see_all(&client, &self.cluster.coordinators).await;
+        let seen = see_all(&client).await;
         if self.cluster.json {
             print::json(&json!({ "nodes": seen }));
         } else {
@@ -55,9 +55,8 @@ impl StatusCommand {
 }
 
 /// Asks every address that was given, and then the peers they name.
-async fn see_all(client: &Client, addresses: &[String]) -> Vec<Seen> {
-    let given: Vec<String> =
-        addresses.iter().map(|a| a.trim().to_owned()).filter(|a| !a.is_empty()).collect();
+async fn see_all(client: &Client) -> Vec<Seen> {
+    let given: Vec<String> = client.addresses().to_vec();
     let mut seen = join_all(given.iter().map(|address| see(client, address))).await;
     let ids: Vec<String> = seen.iter().filter_map(|s| Some(s.status.as_ref()?.node_id.clone())).collect();
     let mut others: Vec<PeerStatus> = seen
@@ -130,6 +129,9 @@ fn show(seen: &[Seen]) {
         print::out("");
         print::out(&format!("tasks    {}", counts(status.tasks.iter().map(|(s, n)| (s.as_str(), *n)))));
         print::out(&format!("workers  {}", counts(status.workers.iter().map(|(s, n)| (s.as_str(), *n)))));
+        for warning in &status.warnings {
+            print::out(&format!("warning: {warning}"));
+        }
         if status.maintenance.enabled {
             let since = status.maintenance.since.map(|t| format!(" since {t}")).unwrap_or_default();
             print::out(&format!("maintenance is on{since}: no new tasks are accepted or assigned"));
@@ -148,100 +150,34 @@ fn counts<'a>(counts: impl Iterator<Item = (&'a str, u64)>) -> String {
     counts.map(|(name, n)| format!("{n} {name}")).collect::<Vec<_>>().join(", ")
 }
 
-/// Show the members of the cluster as the leader sees them.
-///
-/// Exit code 0: every member is reachable. 1: one is not, or no node knows a leader. 2: no node
-/// answers.
-#[derive(Debug, clap::Args)]
-pub struct MembersCommand {
-    #[command(flatten)]
-    pub cluster: ClusterArgs,
-}
-
-/// A member as the leader sees it.
-#[derive(Debug, Serialize)]
-struct Member {
-    node_id: String,
-    kind: &'static str,
-    leader: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    address: Option<String>,
-    reachable: bool,
-    last_contact_ms: Option<u64>,
-    rtt_ms: Option<f64>,
-    match_index: Option<u64>,
-}
-
-impl MembersCommand {
-    pub async fn run(self) -> Result<u8, CliError> {
-        let status = leader_status(&self.cluster.client()?).await?;
-        let members = members(&status);
-        if self.cluster.json {
-            let cluster_id = &status.cluster_id;
-            print::json(&json!({ "cluster_id": cluster_id, "asked": status.node_id, "members": members }));
-        } else {
-            let rows = members.iter().map(|m| {
-                [
-                    m.node_id.clone(),
-                    if m.leader { format!("{}, leader", m.kind) } else { m.kind.to_owned() },
-                    print::or_dash(m.address.as_ref()),
-                    if m.reachable { "yes" } else { "no" }.to_owned(),
-                    print::or_dash(m.last_contact_ms),
-                    print::or_dash(m.rtt_ms.map(|ms| format!("{ms:.1}"))),
-                    print::or_dash(m.match_index),
-                ]
-            });
-            print::table(["NODE", "KIND", "ADDRESS", "REACHABLE", "CONTACT MS", "RTT MS", "MATCH"], rows);
-        }
-        if status.role != Role::Leader {
-            print::say(&format!("no leader could be asked; this is what {} sees", status.node_id));
-            return Ok(EXIT_NOT_SO);
-        }
-        Ok(if members.iter().all(|m| m.reachable) { 0 } else { EXIT_NOT_SO })
-    }
-}
-
-fn members(status: &Status) -> Vec<Member> {
-    let kinds =
-        status.voters.iter().map(|id| (id, "voter")).chain(status.learners.iter().map(|id| (id, "learner")));
-    kinds
-        .map(|(node_id, kind)| {
-            let itself = *node_id == status.node_id;
-            let peer = status.peers.iter().find(|p| p.node_id == *node_id);
-            Member {
-                node_id: node_id.clone(),
-                kind,
-                leader: status.current_leader.as_ref() == Some(node_id),
-                address: match itself {
-                    true => status.leader_address.clone().filter(|_| status.role == Role::Leader),
-                    false => peer.map(|p| p.address.clone()),
-                },
-                reachable: itself || peer.is_some_and(|p| p.reachable),
-                last_contact_ms: peer.and_then(|p| p.last_contact_ms),
-                rtt_ms: peer.and_then(|p| p.rtt_ms),
-                match_index: if itself {
-                    Some(status.last_log_index)
-                } else {
-                    peer.and_then(|p| p.match_index)
-                },
-            }
-        })
-        .collect()
-}
-
 /// The leader's status; where no leader can be asked, that of a node that answers.
+///
+/// Every address is tried: a node that was removed or has failed answers, but knows no leader.
 pub async fn leader_status(client: &Client) -> Result<Status, CliError> {
-    let status: Status = client.with_deadline(STATUS_LIMIT).get("/api/status").await?;
-    if status.role == Role::Leader {
-        return Ok(status);
+    let asked = client.addresses().iter().map(|address| status_of(client, address));
+    let (mut seen, mut failure) = (Vec::new(), None);
+    for answer in join_all(asked).await {
+        match answer {
+            Ok(status) => seen.push(status),
+            Err(error) => failure = Some(error),
+        }
     }
-    let address = status.leader_address.clone().or_else(|| {
-        let leader = status.current_leader.as_ref()?;
-        status.peers.iter().find(|p| p.node_id == *leader).map(|p| p.address.clone())
-    });
-    match address {
-        Some(address) => Ok(status_of(client, &address).await.unwrap_or(status)),
-        None => Ok(status),
+    // Of several that believe to lead, the one of the newest term is right.
+    let leads = seen.iter().filter(|s| s.role == Role::Leader).max_by_key(|s| s.term);
+    if let Some(leader) = leads {
+        return Ok(leader.clone());
+    }
+    for address in seen.iter().filter_map(|s| s.leader_address.as_ref()) {
+        if let Ok(status) = status_of(client, address).await
+            && status.role == Role::Leader
+        {
+            return Ok(status);
+        }
+    }
+    match (seen.into_iter().max_by_key(|s| s.term), failure) {
+        (Some(status), _) => Ok(status),
+        (None, Some(error)) => Err(error.into()),
+        (None, None) => Err(ClientError::NoAddress.into()),
     }
 }
 

@@ -8,7 +8,10 @@
 mod check;
 mod cluster;
 mod maintenance;
+mod members;
 mod print;
+mod recover_quorum;
+mod rolling_restart;
 mod secrets;
 pub mod submit;
 mod tasks;
@@ -36,8 +39,8 @@ pub enum Command {
     Submit(submit::SubmitCommand),
     /// Show every coordinator: role, term, log, tasks.
     Status(cluster::StatusCommand),
-    /// Show the members of the cluster as the leader sees them.
-    Members(cluster::MembersCommand),
+    /// List, add, remove and replace members; without a subcommand: list.
+    Members(members::MembersCommand),
     /// List, show, cancel and retry tasks.
     #[command(subcommand)]
     Tasks(tasks::TasksCommand),
@@ -46,6 +49,10 @@ pub enum Command {
     Maintenance(maintenance::MaintenanceCommand),
     /// Move leadership to another node.
     Transfer(cluster::TransferCommand),
+    /// Restart every coordinator, one after another, never more than the cluster can lose.
+    RollingRestart(rolling_restart::RollingRestartCommand),
+    /// Found a new cluster from a survivor's directory, when a quorum is gone for good.
+    RecoverQuorum(recover_quorum::RecoverQuorumCommand),
     /// Hash a password (argon2id) for `auth_users`; it is read from standard input.
     HashPassword(secrets::HashPasswordCommand),
     /// Make a token for a worker, the monitor, the recovery daemon or a script.
@@ -63,6 +70,8 @@ impl Command {
             Command::Tasks(command) => command.run().await,
             Command::Maintenance(command) => command.run().await,
             Command::Transfer(command) => command.run().await,
+            Command::RollingRestart(command) => command.run().await,
+            Command::RecoverQuorum(command) => command.run().await,
             Command::HashPassword(command) => command.run(),
             Command::Token(command) => command.run(),
         };
@@ -113,11 +122,9 @@ impl ClusterArgs {
                 )));
             }
         }
-        Ok(Client::with_access(self.coordinators.iter().cloned(), self.access()?)?)
-    }
-
-    fn access(&self) -> Result<Access, ClientError> {
-        Ok(Access::from_flags(self.token_file.as_deref(), self.ca.as_deref())?)
+        let access =
+            Access::from_flags(self.token_file.as_deref(), self.ca.as_deref()).map_err(ClientError::from)?;
+        Ok(Client::with_access(self.coordinators.iter().cloned(), access)?)
     }
 }
 

@@ -265,6 +265,15 @@ fn limits(config: &Config, found: &mut Findings) {
             ),
         );
     }
+    if (1..60).contains(&config.dead_node_cleanup_seconds) {
+        found.fault(
+            "dead_node_cleanup_seconds",
+            format!(
+                "is {}; must be 0 (never) or at least 60: a restart must not cost a member",
+                config.dead_node_cleanup_seconds
+            ),
+        );
+    }
     if config.connection_timeout > 60 {
         found.warn(
             "connection_timeout",

@@ -26,8 +26,10 @@ config_keys! {
     "The cluster" {
         /// False runs a cluster of one node, which needs no peers.
         enable_redundancy: bool = or(true), Restart, recommended "true";
-        /// The other nodes; the list may name the node itself. It founds the cluster at the first start; later it only says where the members are reached. In the environment: `host:port,host:port` or `id=host:port,…`.
+        /// The other nodes; the list may name the node itself. At the first start it founds the cluster, or joins the one that the others are in; later it only says where the members are reached. In the environment: `host:port,host:port` or `id=host:port,…`.
         peers: Vec<Peer> = or(Vec::new()), Live, recommended "all other nodes; 3, 5 or 7 nodes in all";
+        /// Seconds after which the leader takes a silent member out of the cluster by itself; 0 never does. A quorum and one spare of sound voters always stay.
+        dead_node_cleanup_seconds: u64 = or(0), Live, recommended "0, or 3600 and more in clusters of five and seven";
         /// Shortest election time-out, ms.
         election_timeout_min: u64 = or(150), Restart, recommended "150 to 300 in one place, 300 to 600 between places";
         /// Longest election time-out, ms.

@@ -7,6 +7,7 @@ use super::problem::ApiError;
 use super::table::{Allowed, Found, VIEW, table};
 use crate::access::peers::{ANSWER_PROOF, CHALLENGE, PROOF};
 use crate::access::{Access, Caller};
+use crate::raft::handshake::HANDSHAKE;
 use api::ErrorCode;
 use api::access::Role;
 use axum::body::Body;
@@ -15,6 +16,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use std::future::Future;
 
 /// Marks a connection whose other end showed a certificate of the cluster's authority.
 #[derive(Debug, Clone, Copy)]
@@ -22,9 +24,17 @@ pub struct CertifiedPeer;
 
 /// The middleware.
 pub async fn check(State(access): State<Access>, request: Request, next: Next) -> Response {
-    match admit(&access, request).await {
+    then(&access, request, |request| next.run(request)).await
+}
+
+/// Serves the request if its caller may have it; otherwise says why not.
+pub async fn then<F>(access: &Access, request: Request, serve: impl FnOnce(Request) -> F) -> Response
+where
+    F: Future<Output = Response>,
+{
+    match admit(access, request).await {
         Ok((request, answer_proof)) => {
-            let mut response = next.run(request).await;
+            let mut response = serve(request).await;
             if let Some(value) = answer_proof.and_then(|proof| HeaderValue::from_str(&proof).ok()) {
                 response.headers_mut().insert(ANSWER_PROOF, value);
             }
@@ -67,15 +77,14 @@ async fn admit(access: &Access, request: Request) -> Result<(Request, Option<Str
     let (mut parts, mut body) = request.into_parts();
     let mut answer_proof = None;
     let caller = match row.allowed {
-        Allowed::Anybody | Allowed::Handshake => Caller::anybody(),
+        Allowed::Anybody => Caller::anybody(),
         Allowed::Peers => peer(access, &parts, &mut body, &mut answer_proof).await?,
         Allowed::Roles(_) if parts.headers.contains_key(PROOF) && !access.peers_are_open() => {
             peer(access, &parts, &mut body, &mut answer_proof).await?
         }
         Allowed::Roles(_) => by_token(access, &parts)?,
     };
-    let open = matches!(row.allowed, Allowed::Anybody | Allowed::Handshake);
-    if !open && !row.allowed.allows(caller.role) {
+    if !row.allowed.allows(caller.role) {
         let why = format!("{} is {} and may not {} {}", caller.subject, caller.role, row.method, row.path);
         return Err(refuse(ErrorCode::Forbidden, why));
     }
@@ -125,7 +134,8 @@ async fn peer(
     let bytes =
         super::extract::read_whole(&parts.headers, taken).await.map_err(|e| Box::new(e.into_response()))?;
     let path = parts.uri.path_and_query().map_or("/", |p| p.as_str());
-    match secret.verify(header, parts.method.as_str(), path, &bytes) {
+    let hello = parts.headers.get(HANDSHAKE).map_or(&b""[..], |v| v.as_bytes());
+    match secret.verify(header, parts.method.as_str(), path, &[&bytes, hello]) {
         Ok(proof) => {
             *body = Body::from(bytes);
             *answer_proof = Some(proof);

@@ -66,7 +66,7 @@ async fn every_row_is_served_and_every_role_is_tried_on_it() {
     let live = guarded();
     for row in table().endpoints() {
         let name = format!("{} {}", row.method, row.path);
-        let peers_only = matches!(row.allowed, Allowed::Peers | Allowed::Handshake);
+        let peers_only = row.allowed == Allowed::Peers;
         let bare = live.send(request_to(row, None)).await;
         match row.allowed {
             Allowed::Roles(_) => {
@@ -85,7 +85,7 @@ async fn every_row_is_served_and_every_role_is_tried_on_it() {
                 );
                 assert!(bare.headers.contains_key(CHALLENGE), "{name}");
             }
-            Allowed::Anybody | Allowed::Handshake => assert_ne!(bare.status, 403, "{name}"),
+            Allowed::Anybody => assert_ne!(bare.status, 403, "{name}"),
         }
         for role in [Role::Admin, Role::Operator, Role::Worker, Role::Viewer] {
             // The stream of events and the login answer by themselves.
@@ -93,9 +93,9 @@ async fn every_row_is_served_and_every_role_is_tried_on_it() {
                 continue;
             }
             let answer = live.send(request_to(row, Some(&token(role, None)))).await;
-            if peers_only && row.allowed == Allowed::Peers {
+            if peers_only {
                 assert_eq!(answer.status, 401, "{name} as {role}: no token makes a node");
-            } else if peers_only || row.allowed.allows(role) {
+            } else if row.allowed.allows(role) {
                 assert!(was_let_through(&answer), "{name} as {role}: {} {}", answer.status, answer.body);
             } else {
                 assert_eq!((answer.status.as_u16(), code(&answer)), (403, "forbidden"), "{name} as {role}");
@@ -228,7 +228,7 @@ async fn a_peer_is_let_in_by_its_proof_and_sees_ours() {
         .to_owned();
     let send = async |secret: &str, path: &str| {
         let peer = PeerSecret::new(secret).unwrap();
-        let (proof, number) = peer.prove(&challenge, "GET", path, b"").unwrap();
+        let (proof, number) = peer.prove(&challenge, "GET", path, &[b"", b""]).unwrap();
         let request = Request::get(path).header(PROOF, proof).body(Body::empty()).unwrap();
         let answer = live.send(request).await;
         let ours = answer.headers.get(ANSWER_PROOF).map(|v| v.to_str().unwrap().to_owned());

@@ -1,25 +1,35 @@
 //! Members, leadership, and whether a node can be spared.
 
 use super::App;
-use super::extract::{Id, OptionalJson, Params};
+use super::extract::{Id, JsonBody, OptionalJson, Params};
 use super::problem::{self, ApiError, ApiResult};
 use super::read::Freshness;
 use super::tasks::Nothing;
+use crate::access::outbound::PeerError;
+use crate::members::checks;
+use crate::members::join::{JoinRequest, Terms};
+use crate::node::MembershipError;
+use crate::raft::founding::{IDENTITY_PATH, IdentityCard};
+use crate::raft::routes::of_membership;
 use api::ErrorCode;
-use api::cluster::{CanLose, Leadership, Member, Members, PeerStatus, Role, Transfer};
+use api::cluster::{AddMember, CanLose, Leadership, Member, MemberChanged, Members, Rejoin, Role, Transfer};
 use axum::extract::State;
-use axum::routing::{get, post};
+use axum::http::StatusCode;
+use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
+use std::time::Duration;
 
-/// A voter whose log is further behind than this can't take another's place at once.
-const MAX_LAG_ENTRIES: u64 = 1000;
-/// A voter that was silent for longer is not counted on.
-const MAX_SILENCE_MS: u64 = 3000;
+/// How long a node may take to say who it is.
+const CARD_LIMIT: Duration = Duration::from_secs(3);
 
 /// What only the leader answers: it alone knows how far the others are.
 pub fn of_the_leader() -> Router<App> {
-    Router::new().route("/api/cluster/transfer", post(transfer)).route("/api/cluster/can_lose", get(can_lose))
+    Router::new()
+        .route("/api/cluster/transfer", post(transfer))
+        .route("/api/cluster/can_lose", get(can_lose))
+        .route("/api/cluster/members", post(add))
+        .route("/api/cluster/members/{node_id}", delete(remove))
 }
 
 /// What concerns the node asked.
@@ -28,11 +38,14 @@ pub fn of_this_node() -> Router<App> {
         .route("/api/cluster/members", get(members))
         .route("/api/cluster/members/{node_id}", get(member))
         .route("/api/admin/step_down", post(step_down))
+        .route("/api/admin/rejoin", post(rejoin))
 }
 
 async fn members(State(app): State<App>, Params(query): Params<Freshness>) -> ApiResult<Json<Members>> {
     app.catch_up(query.consistency, query.min_index).await?;
-    Ok(Json(Members { members: all_members(&app) }))
+    let joint = app.node.membership().joint();
+    let machine_version = app.node.machine().version();
+    Ok(Json(Members { members: all_members(&app), joint, machine_version }))
 }
 
 async fn member(
@@ -47,21 +60,84 @@ async fn member(
 
 fn all_members(app: &App) -> Vec<Member> {
     let leader = app.node.view().leader;
-    let (voters, learners) = app.node.members();
-    let with_vote = |ids: Vec<String>, voter| ids.into_iter().map(move |id| (id, voter));
-    with_vote(voters, true)
-        .chain(with_vote(learners, false))
-        .map(|(node_id, voter)| Member {
-            address: if node_id == app.node.node_id() {
-                Some(app.config.address())
-            } else {
-                app.node.address_of(&node_id)
-            },
-            leader: leader.as_ref() == Some(&node_id),
-            node_id,
-            voter,
+    let standings = app.node.member_standings();
+    let name_of = |id: u64| standings.iter().find(|m| m.raft_id == id).map(|m| m.node_id.clone());
+    let mut members: Vec<Member> = standings
+        .iter()
+        .map(|m| Member {
+            node_id: m.node_id.clone(),
+            address: Some(m.address.clone()),
+            voter: m.voter,
+            leader: m.voter && leader.as_ref() == Some(&m.node_id),
+            reachable: m.reachable,
+            last_contact_ms: (m.silent_ms != u64::MAX).then_some(m.silent_ms),
+            lag_entries: m.lag_entries,
+            takes_place_of: m.replaces.filter(|_| !m.voter).and_then(name_of),
         })
-        .collect()
+        .collect();
+    members.sort_by(|a, b| (!a.voter, &a.node_id).cmp(&(!b.voter, &b.node_id)));
+    members
+}
+
+/// Takes a node in as a learner; it gets its vote by itself when it has caught up.
+async fn add(
+    State(app): State<App>,
+    JsonBody(body): JsonBody<AddMember>,
+) -> ApiResult<(StatusCode, Json<MemberChanged>)> {
+    let unasked = |why: String| {
+        let detail = format!(
+            "the node at {} does not say who it is ({why}): start it with a config whose `peers` name members of this cluster, then ask again",
+            body.address
+        );
+        ApiError::new(ErrorCode::InvalidState, detail)
+    };
+    let peers = app.node.outbound().map_err(|why| ApiError::new(ErrorCode::Internal, why))?;
+    let card = async {
+        let answer = peers.get(&body.address, IDENTITY_PATH, Some(CARD_LIMIT)).await?;
+        Ok::<_, PeerError>(answer.error_for_status()?.json::<IdentityCard>().await?)
+    };
+    let card = card.await.map_err(|e| unasked(e.to_string()))?;
+    let own_cluster = app.node.cluster_id();
+    if let Some(founding) = &card.founding
+        && Some(&founding.cluster_id) != own_cluster.as_ref()
+    {
+        let why = format!(
+            "node {} at {} belongs to cluster {}: start it with an empty data directory to let it join this one",
+            card.node_id, body.address, founding.cluster_id
+        );
+        return Err(ApiError::new(ErrorCode::InvalidState, why));
+    }
+    let before = app.node.membership().changed_index;
+    let terms = Terms { replaces: body.replaces, learner: body.learner };
+    let taken = app.node.take_in(&JoinRequest::of(&card), &terms).await;
+    taken.map_err(|e| of_change(&app, &e))?;
+    let after = app.node.membership().changed_index;
+    let index = (after != before).then_some(after);
+    let status = if index.is_some() { StatusCode::CREATED } else { StatusCode::OK };
+    Ok((status, Json(MemberChanged { node_id: card.node_id, index })))
+}
+
+/// Takes a member out. A leader that is to go moves its office away first.
+async fn remove(State(app): State<App>, Id(node_id): Id) -> ApiResult<Json<MemberChanged>> {
+    let applied = app.node.take_out(&node_id).await.map_err(|e| of_change(&app, &e))?;
+    Ok(Json(MemberChanged { node_id, index: Some(applied.index) }))
+}
+
+fn of_change(app: &App, error: &MembershipError) -> ApiError {
+    of_membership(error, app.leader_address()).into()
+}
+
+/// Lets a failed or removed node begin anew as a new member; about the node asked.
+async fn rejoin(
+    State(app): State<App>,
+    JsonBody(body): JsonBody<Rejoin>,
+) -> ApiResult<(StatusCode, Json<MemberChanged>)> {
+    if body.node_id != app.node.node_id() {
+        let why = format!("this is node {}, not {}; nothing was done", app.node.node_id(), body.node_id);
+        return Err(ApiError::new(ErrorCode::InvalidState, why));
+    }
+    app.node.rejoin("a person let the node join anew").await.map_err(|e| of_change(&app, &e))?;
+    Ok((StatusCode::ACCEPTED, Json(MemberChanged { node_id: body.node_id, index: None })))
 }
 
 async fn transfer(
@@ -107,116 +183,15 @@ pub struct WithoutNode {
 async fn can_lose(State(app): State<App>, Params(query): Params<WithoutNode>) -> ApiResult<Json<CanLose>> {
     // Whoever believes to lead without leading must not say who can be spared.
     app.catch_up(super::read::Consistency::Linearizable, None).await?;
-    let (voters, learners) = app.node.members();
-    let last_index = app.node.view().last_index;
-    judge_loss(&query.node, app.node.node_id(), &voters, &learners, &app.node.peers(), last_index)
-        .map(Json)
-        .ok_or_else(|| unknown_member(&query.node))
+    let mut verdict = checks::can_lose(&app.node.member_standings(), &query.node)
+        .ok_or_else(|| unknown_member(&query.node))?;
+    if verdict.can_lose && app.node.membership().joint() {
+        verdict.can_lose = false;
+        verdict.why = format!("a change of the members is half-way through; {}", verdict.why);
+    }
+    Ok(Json(verdict))
 }
 
 fn unknown_member(node_id: &str) -> ApiError {
     ApiError::new(ErrorCode::UnknownMember, format!("`{node_id}` is no member of this cluster"))
-}
-
-/// PURE. Does the cluster keep its quorum without `node`? None where that is no member.
-///
-/// Counted on are the leader itself and the voters that answer it and are nearly caught up.
-pub fn judge_loss(
-    node: &str,
-    leader: &str,
-    voters: &[String],
-    learners: &[String],
-    peers: &[PeerStatus],
-    last_index: u64,
-) -> Option<CanLose> {
-    let verdict = |can_lose, why| Some(CanLose { node: node.to_owned(), can_lose, why });
-    if learners.iter().any(|id| id == node) {
-        return verdict(true, format!("{node} is a learner and has no vote"));
-    }
-    if !voters.iter().any(|id| id == node) {
-        return None;
-    }
-    let sound = |id: &&String| {
-        let answers = |peer: &PeerStatus| {
-            peer.reachable && peer.last_contact_ms.is_some_and(|silent_ms| silent_ms <= MAX_SILENCE_MS)
-        };
-        let near = |peer: &PeerStatus| {
-            peer.match_index.is_some_and(|index| last_index.saturating_sub(index) <= MAX_LAG_ENTRIES)
-        };
-        **id == leader || peers.iter().any(|peer| peer.node_id == **id && answers(peer) && near(peer))
-    };
-    let quorum = voters.len() / 2 + 1;
-    let left: Vec<&str> = voters.iter().filter(sound).map(String::as_str).filter(|id| *id != node).collect();
-    let names = if left.is_empty() { "none".to_owned() } else { left.join(", ") };
-    let why = format!(
-        "without {node}, {} of {} voters are up and caught up ({names}); a quorum is {quorum}",
-        left.len(),
-        voters.len()
-    );
-    verdict(left.len() >= quorum, why)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn peer(node_id: &str, reachable: bool, match_index: u64) -> PeerStatus {
-        PeerStatus {
-            node_id: node_id.into(),
-            address: format!("{node_id}:8080"),
-            reachable,
-            last_contact_ms: Some(20),
-            rtt_ms: Some(0.2),
-            match_index: Some(match_index),
-            clock_offset_ms: None,
-            error: None,
-        }
-    }
-
-    fn judge(node: &str, peers: &[PeerStatus]) -> Option<CanLose> {
-        let voters = ["n1", "n2", "n3"].map(str::to_owned);
-        judge_loss(node, "n1", &voters, &["n4".to_owned()], peers, 5000)
-    }
-
-    #[test]
-    fn one_of_three_can_be_lost_while_the_others_are_sound() {
-        let peers = [peer("n2", true, 5000), peer("n3", true, 4500)];
-        for node in ["n1", "n2", "n3"] {
-            assert!(judge(node, &peers).unwrap().can_lose, "{node}");
-        }
-    }
-
-    #[test]
-    fn a_second_one_can_not() {
-        let peers = [peer("n2", true, 5000), peer("n3", false, 5000)];
-        let verdict = judge("n2", &peers).unwrap();
-        assert!(!verdict.can_lose);
-        assert!(
-            verdict.why.contains("1 of 3 voters") && verdict.why.contains("a quorum is 2"),
-            "{}",
-            verdict.why
-        );
-        assert!(!judge("n1", &peers).unwrap().can_lose);
-        assert!(judge("n3", &peers).unwrap().can_lose, "the one that is down already");
-    }
-
-    #[test]
-    fn a_voter_far_behind_or_silent_is_not_counted_on() {
-        assert!(!judge("n2", &[peer("n2", true, 5000), peer("n3", true, 100)]).unwrap().can_lose);
-        let mut silent = peer("n3", true, 5000);
-        silent.last_contact_ms = Some(10_000);
-        assert!(!judge("n2", &[peer("n2", true, 5000), silent]).unwrap().can_lose);
-    }
-
-    #[test]
-    fn a_learner_can_always_be_lost_and_a_stranger_is_unknown() {
-        assert!(judge("n4", &[]).unwrap().can_lose);
-        assert!(judge("n10", &[]).is_none(), "n10 is not n1");
-    }
-
-    #[test]
-    fn a_cluster_of_one_cant_lose_its_node() {
-        let verdict = judge_loss("n1", "n1", &["n1".to_owned()], &[], &[], 5).unwrap();
-        assert!(!verdict.can_lose, "{}", verdict.why);
-    }
 }

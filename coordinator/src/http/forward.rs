@@ -13,10 +13,10 @@ use super::problem::{ApiError, ApiResult};
 use api::cluster::Role;
 use api::{ErrorCode, FORWARDED_BY, SERVED_BY};
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use std::time::Duration;
 
 /// How long the leader may take, beyond what the longest lease call waits.
@@ -83,22 +83,20 @@ pub fn tune(builder: reqwest::ClientBuilder) -> reqwest::ClientBuilder {
         .retry(reqwest::retry::never())
 }
 
-/// The middleware round every route that only the leader answers.
-pub async fn to_leader(State(app): State<App>, request: Request, next: Next) -> Response {
+/// Has the leader answer: this node where it leads, else the one that does.
+pub async fn to_leader(app: &App, request: Request, next: Next) -> ApiResult<Response> {
     let view = app.node.view();
     let forwarded = request.headers().contains_key(FORWARDED_BY);
-    match decide(view.role, view.role_detail.as_deref(), app.leader_address_of(&view), forwarded) {
+    // The leader's own case is the one that has to be quick; it needs no address.
+    let leader = if view.role == Role::Leader { None } else { app.leader_address_of(&view) };
+    match decide(view.role, view.role_detail.as_deref(), leader, forwarded) {
         Verdict::Serve => {
             let mut response = next.run(request).await;
-            if let Ok(value) = HeaderValue::from_str(&app.config.address()) {
-                response.headers_mut().insert(HeaderName::from_static(SERVED_BY), value);
-            }
-            response
+            response.headers_mut().insert(HeaderName::from_static(SERVED_BY), app.own_address.clone());
+            Ok(response)
         }
-        Verdict::Forward(leader) => {
-            forward(&app, request, leader).await.unwrap_or_else(IntoResponse::into_response)
-        }
-        Verdict::Refuse(problem) => problem.into_response(),
+        Verdict::Forward(leader) => forward(app, request, leader).await,
+        Verdict::Refuse(problem) => Err(problem),
     }
 }
 

@@ -16,22 +16,18 @@ use super::problem::{ApiError, ApiResult};
 use crate::config::Config;
 use api::ErrorCode;
 use axum::body::HttpBody;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::{HeaderMap, Method, header};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-/// The middleware.
-pub async fn check(State(app): State<App>, request: Request, next: Next) -> Response {
-    let host = host_of(&request);
-    let verdict = check_origin(request.headers(), host.as_deref(), &app.own_hosts)
-        .and_then(|()| check_content_type(request.method(), request.headers(), has_body(&request)));
-    match verdict {
-        Ok(()) => next.run(request).await,
-        Err(problem) => problem.into_response(),
+/// Refuses what no route may take.
+pub fn check(app: &App, request: &Request) -> ApiResult<()> {
+    let headers = request.headers();
+    if headers.contains_key(header::ORIGIN) {
+        check_origin(headers, host_of(request).as_deref(), &app.own_hosts)?;
     }
+    check_content_type(request.method(), headers, has_body(request))
 }
 
 /// The names under which a browser may reach this node.
@@ -83,6 +79,9 @@ pub fn check_origin(headers: &HeaderMap, host: Option<&str>, own_hosts: &BTreeSe
 /// Refuses a POST whose body does not say that it is JSON.
 pub fn check_content_type(method: &Method, headers: &HeaderMap, has_body: bool) -> ApiResult<()> {
     if !matches!(*method, Method::POST | Method::PUT | Method::PATCH | Method::DELETE) {
+        return Ok(());
+    }
+    if headers.get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes() == b"application/json") {
         return Ok(());
     }
     let named = headers.get(header::CONTENT_TYPE).map(|v| v.to_str().unwrap_or("unreadable"));

@@ -1,7 +1,8 @@
 //! The HTTP API: a router, one file per resource, and what stands before and behind the handlers.
 //!
-//! A request passes, in this order: the clock of [`timing`], the [`guard`] (origin, content type),
-//! the check of the caller ([`access`]), for writes and worker calls the [`forward`]ing to the leader, then its handler. Whatever goes
+//! A request passes, in this order and in one layer ([`entrance`]): the clock of [`timing`], the
+//! [`guard`] (origin, content type), the check of the caller ([`access`]), for writes and worker calls the [`forward`]ing to the leader,
+//! then its handler. Whatever goes
 //! wrong anywhere leaves as a [`problem`] document.
 //!
 //! Invariant: status, health, report, logs and metrics are answered from what this node knows, and
@@ -11,6 +12,7 @@ pub mod access;
 pub mod auth;
 pub mod cluster;
 pub mod connections;
+pub mod entrance;
 pub mod extract;
 pub mod forward;
 pub mod guard;
@@ -46,6 +48,8 @@ use crate::telemetry::trail;
 use api::ErrorCode;
 use axum::Router;
 use axum::extract::Request;
+use axum::handler::Handler;
+use axum::http::HeaderValue;
 use axum::middleware;
 use problem::{ApiError, ApiResult};
 use std::collections::BTreeSet;
@@ -53,9 +57,20 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::Semaphore;
 
-/// What every handler works with. Cheap to clone.
+/// What every handler works with. A clone is one reference: each layer of each request makes one.
 #[derive(Clone)]
-pub struct App {
+pub struct App(Arc<Parts>);
+
+impl std::ops::Deref for App {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+/// What an [`App`] is made of.
+pub struct Parts {
     /// The node.
     pub node: Node,
     /// DuckDB behind the applier.
@@ -70,16 +85,18 @@ pub struct App {
     pub sampler: Sampler,
     /// The config that the node was started with.
     pub config: Arc<Config>,
-    /// Who may do what.
-    pub access: Access,
     /// The config as it counts now, and what became of reloads.
     pub live: Live,
     /// When the process started.
     pub started_at: Instant,
     /// The client that forwards to the leader.
     pub(crate) forwarding: Arc<NodeClient>,
+    /// Who may do what.
+    pub access: Access,
     /// The connections to this node.
     pub connections: Arc<connections::Limit>,
+    /// Where this node is reached, as a header says it.
+    pub(crate) own_address: HeaderValue,
     /// Names under which a browser may reach this node.
     pub(crate) own_hosts: Arc<BTreeSet<String>>,
     /// Questions to the database that may wait or run at once.
@@ -106,7 +123,9 @@ impl App {
         let own_hosts = Arc::new(guard::own_hosts(&config));
         let started_at = Instant::now();
         let store_queries = Arc::new(Semaphore::new(stored::MAX_QUERIES));
-        let app = App {
+        let own_address = HeaderValue::from_str(&config.address())
+            .map_err(|e| format!("the node's address can't stand in a header: {e}"))?;
+        let app = App(Arc::new(Parts {
             node,
             store,
             dispatch,
@@ -114,14 +133,15 @@ impl App {
             logs,
             sampler,
             config,
-            access,
             live,
             started_at,
             forwarding,
+            access,
             connections,
+            own_address,
             own_hosts,
             store_queries,
-        };
+        }));
         crate::telemetry::observe::register(&app);
         Ok(app)
     }
@@ -166,9 +186,8 @@ pub fn router(app: App) -> Router {
         .merge(maintenance::writes())
         .merge(leases::writes())
         .merge(cluster::of_the_leader())
-        .route_layer(middleware::from_fn_with_state(app.clone(), forward::to_leader));
-    Router::new()
-        .merge(led)
+        .layer(middleware::from_fn_with_state(app.clone(), entrance::of_the_leader));
+    let own = Router::new()
         .merge(tasks::reads())
         .merge(results::reads())
         .merge(workers::reads())
@@ -179,12 +198,11 @@ pub fn router(app: App) -> Router {
         .merge(auth::routes())
         .merge(openapi::routes())
         .merge(unbuilt::routes())
-        .fallback(unknown_endpoint)
-        .method_not_allowed_fallback(method_not_allowed)
-        .layer(middleware::from_fn_with_state(app.access.clone(), access::check))
-        .layer(middleware::from_fn_with_state(app.clone(), guard::check))
-        .layer(middleware::from_fn(request_id::identify))
-        .layer(middleware::from_fn_with_state(app.clone(), timing::measure))
+        .layer(middleware::from_fn_with_state(app.clone(), entrance::of_this_node));
+    let entrance = middleware::from_fn_with_state(app.clone(), entrance::of_this_node);
+    led.merge(own)
+        .fallback(unknown_endpoint.layer(entrance.clone()))
+        .method_not_allowed_fallback(method_not_allowed.layer(entrance))
         .with_state(app)
 }
 

@@ -4,6 +4,7 @@ use super::App;
 use super::extract::Params;
 use super::problem::{ApiError, ApiResult};
 use crate::health::{self, Vitals};
+use crate::members::steward::{forgotten, forgotten_text};
 use api::ErrorCode;
 use api::cluster::{Health, HealthStatus, Operations, PartHealth, Report, Resources, StateChecksum, Status};
 use axum::extract::State;
@@ -139,6 +140,10 @@ pub fn status(app: &App) -> Status {
         pid: std::process::id(),
         boot_nonce: app.node.boot_nonce().to_owned(),
         leader_changes: view.leader_changes,
+        warnings: forgotten(&app.live.config(), &app.node.member_standings())
+            .iter()
+            .map(|m| forgotten_text(m))
+            .collect(),
     }
 }
 

@@ -230,7 +230,7 @@ fn who(allowed: Allowed) -> String {
         Allowed::Roles(roles) => {
             format!("Roles: {}.", roles.iter().map(|role| role.as_str()).collect::<Vec<_>>().join(", "))
         }
-        Allowed::Peers | Allowed::Handshake => "Nodes of the cluster only.".into(),
+        Allowed::Peers => "Nodes of the cluster only.".into(),
     }
 }
 

@@ -77,6 +77,14 @@ pub fn of_proposal(error: &NodeError, leader: Option<String>) -> ApiError {
         NodeError::Unavailable { role, why } => {
             (ErrorCode::Unavailable, format!("this node is {role}: {why}; ask another node"))
         }
+        NodeError::ChangePending => (
+            ErrorCode::ChangePending,
+            "another change of the membership is under way, and only one is taken at a time; nothing was done, send it again when that one is through (GET /api/cluster/members)".to_owned(),
+        ),
+        NodeError::Impossible(why) => (
+            ErrorCode::InvalidState,
+            format!("the members as they are don't allow it: {why}; nothing was done"),
+        ),
         NodeError::UnknownOutcome => (
             ErrorCode::UnknownOutcome,
             "leadership or time ran out in flight: the request may have happened or not; look before you repeat it (with the same task id a submission may be repeated)".to_owned(),

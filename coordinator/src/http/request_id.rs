@@ -6,7 +6,6 @@
 use super::fresh_id;
 use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, Method};
-use axum::middleware::Next;
 use axum::response::Response;
 use std::sync::Arc;
 use std::time::Instant;
@@ -25,28 +24,43 @@ pub fn current() -> Option<Arc<str>> {
     CURRENT.try_with(Arc::clone).ok()
 }
 
-/// The middleware. Reads change nothing and get no id, unless they bring one.
-pub async fn identify(request: Request, next: Next) -> Response {
-    let given =
-        request.headers().get(&REQUEST_ID).and_then(|value| value.to_str().ok()).filter(|id| fits(id));
-    let id: Arc<str> = match given {
-        Some(id) => id.into(),
-        None if request.method() == Method::GET => return next.run(request).await,
-        None => fresh_id().into(),
-    };
-    let begun = Instant::now();
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let mut response = CURRENT.scope(id.clone(), next.run(request)).await;
-    let (status, took_ms) = (response.status().as_u16(), begun.elapsed().as_millis() as u64);
-    if status >= 500 && status != 503 {
-        tracing::warn!(request_id = %id, %method, path, status, took_ms, "request failed");
-    } else {
-        tracing::debug!(request_id = %id, %method, path, status, took_ms, "request answered");
+/// A request that carries an id while it is served.
+pub struct Followed {
+    id: Arc<str>,
+    method: Method,
+    path: String,
+    begun: Instant,
+}
+
+impl Followed {
+    /// Begins with a request. Reads change nothing and get no id, unless they bring one.
+    pub fn begin(request: &Request) -> Option<Followed> {
+        let given =
+            request.headers().get(&REQUEST_ID).and_then(|value| value.to_str().ok()).filter(|id| fits(id));
+        let id = match given {
+            Some(id) => id.into(),
+            None if request.method() == Method::GET => return None,
+            None => fresh_id().into(),
+        };
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        Some(Followed { id, method, path, begun: Instant::now() })
     }
-    if let Ok(value) = HeaderValue::from_str(&id) {
-        response.headers_mut().entry(REQUEST_ID).or_insert(value);
+
+    /// Serves the request under its id.
+    pub async fn serve(self, work: impl Future<Output = Response>) -> Response {
+        let Followed { id, method, path, begun } = self;
+        let mut response = CURRENT.scope(id.clone(), work).await;
+        let (status, took_ms) = (response.status().as_u16(), begun.elapsed().as_millis() as u64);
+        if status >= 500 && status != 503 {
+            tracing::warn!(request_id = %id, %method, path, status, took_ms, "request failed");
+        } else {
+            tracing::debug!(request_id = %id, %method, path, status, took_ms, "request answered");
+        }
+        if let Ok(value) = HeaderValue::from_str(&id) {
+            response.headers_mut().entry(REQUEST_ID).or_insert(value);
+        }
+        response
     }
-    response
 }
 
 fn fits(id: &str) -> bool {

@@ -25,8 +25,6 @@ pub enum Allowed {
     Roles(&'static [Role]),
     /// Nodes of the cluster, which prove themselves in each request.
     Peers,
-    /// Nodes of the cluster, which prove themselves in the handshake of an upgrade.
-    Handshake,
 }
 
 impl Allowed {
@@ -35,7 +33,7 @@ impl Allowed {
         match self {
             Allowed::Anybody => true,
             Allowed::Roles(roles) => roles.contains(&role),
-            Allowed::Peers | Allowed::Handshake => role == Role::Node,
+            Allowed::Peers => role == Role::Node,
         }
     }
 }
@@ -50,8 +48,6 @@ pub const WORK: Allowed = Allowed::Roles(&[Role::Admin, Role::Worker]);
 pub const WORK_OR_OPERATE: Allowed = Allowed::Roles(&[Role::Admin, Role::Operator, Role::Worker]);
 /// Changes who belongs to the cluster, or how all nodes decide.
 pub const ADMINISTER: Allowed = Allowed::Roles(&[Role::Admin]);
-/// The same, or a node on its own behalf.
-pub const ADMINISTER_OR_NODE: Allowed = Allowed::Roles(&[Role::Admin, Role::Node]);
 
 /// A type's schema: its name where it has one, the schema, and those it refers to.
 pub type SchemaOf = fn(&mut Vec<(String, RefOr<Schema>)>) -> RefOr<Schema>;

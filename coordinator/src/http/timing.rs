@@ -1,22 +1,33 @@
 //! How long each request took, by route template, method and status.
 
-use super::App;
-use axum::extract::{MatchedPath, Request, State};
-use axum::http::Method;
-use axum::middleware::Next;
-use axum::response::Response;
+use crate::telemetry::Telemetry;
+use axum::extract::{MatchedPath, Request};
+use axum::http::{Method, StatusCode};
 use std::time::Instant;
 
-/// The middleware.
-pub async fn measure(State(app): State<App>, request: Request, next: Next) -> Response {
-    let begun = Instant::now();
-    let method = method_label(request.method());
-    // Paths that match no route share one label, or a scanner would fill the registry.
-    let route = request.extensions().get::<MatchedPath>().cloned();
-    let response = next.run(request).await;
-    let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
-    app.telemetry.http_request(route, method, response.status().as_u16(), begun.elapsed());
-    response
+/// Runs from a request to its answer.
+pub struct Clock {
+    begun: Instant,
+    method: &'static str,
+    route: Option<MatchedPath>,
+}
+
+impl Clock {
+    /// Starts with a request.
+    pub fn start(request: &Request) -> Clock {
+        Clock {
+            begun: Instant::now(),
+            method: method_label(request.method()),
+            route: request.extensions().get::<MatchedPath>().cloned(),
+        }
+    }
+
+    /// Ends with its answer.
+    pub fn stop(&self, telemetry: &Telemetry, status: StatusCode) {
+        // Paths that match no route share one label, or a scanner would fill the registry.
+        let route = self.route.as_ref().map_or("unmatched", MatchedPath::as_str);
+        telemetry.http_request(route, self.method, status.as_u16(), self.begun.elapsed());
+    }
 }
 
 fn method_label(method: &Method) -> &'static str {

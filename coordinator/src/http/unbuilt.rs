@@ -6,15 +6,11 @@ use super::problem::ApiError;
 use api::ErrorCode;
 use axum::Router;
 use axum::extract::Request;
-use axum::routing::{delete, get, post};
+use axum::routing::{get, post};
 
 /// The routes.
 pub fn routes() -> Router<App> {
-    let mut router = Router::new()
-        .route("/api/cluster/members", post(refuse))
-        .route("/api/cluster/members/{node_id}", delete(refuse))
-        .route("/api/backup", get(refuse))
-        .route("/api/events", get(refuse));
+    let mut router = Router::new().route("/api/backup", get(refuse)).route("/api/events", get(refuse));
     for action in ["snapshot", "force_sync", "rebuild_db", "verify", "cancel_operations", "cleanup_resources"]
     {
         router = router.route(&format!("/api/admin/{action}"), post(refuse));

@@ -105,6 +105,8 @@ pub enum EventKind {
     NamedLeaseTaken,
     /// A named lease was given back.
     NamedLeaseReleased,
+    /// A member came, went, or got or lost its vote.
+    MembersChanged,
 }
 
 impl EventKind {
@@ -120,6 +122,7 @@ impl EventKind {
             EventKind::TaskReopened => "task_reopened",
             EventKind::NamedLeaseTaken => "named_lease_taken",
             EventKind::NamedLeaseReleased => "named_lease_released",
+            EventKind::MembersChanged => "members_changed",
         }
     }
 }

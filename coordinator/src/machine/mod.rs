@@ -21,10 +21,12 @@ mod effect;
 mod evict;
 mod leases;
 mod limits;
+pub mod members;
 mod queue;
 pub(crate) mod snapshot;
 mod submit;
 mod tasks;
+pub mod version;
 mod view;
 mod workers;
 
@@ -43,6 +45,7 @@ use api::ErrorCode;
 use checksum::Canon;
 use evict::Evicted;
 use leases::NamedLease;
+use members::Membership;
 use queue::Queue;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -80,6 +83,9 @@ pub struct Machine {
     /// When maintenance was turned on, Unix milliseconds.
     maintenance_since: Option<i64>,
     evicted: Evicted,
+    members: Membership,
+    /// The behaviour that the log may count on; see [`version`].
+    version: u32,
 }
 
 impl Default for Machine {
@@ -115,6 +121,8 @@ impl Machine {
             maintenance: false,
             maintenance_since: None,
             evicted: Evicted::default(),
+            members: Membership::default(),
+            version: 1,
         }
     }
 
@@ -155,6 +163,7 @@ impl Machine {
             Command::NamedLease { name, holder, ttl_ms } => {
                 self.named_lease(name, holder, *ttl_ms, at, effects)
             }
+            Command::RaiseVersion { to } => self.raise_version(*to),
         }
     }
 
@@ -177,12 +186,12 @@ impl Machine {
 
     /// The state's checksum at the applied index.
     pub fn checksum(&self) -> u128 {
-        self.records.wrapping_add(self.counters_hash())
+        self.records.wrapping_add(self.counters_hash()).wrapping_add(self.standing_hash())
     }
 
     /// The checksum from the records themselves, nothing remembered; for the scrub.
     pub fn recompute_checksum(&self) -> u128 {
-        self.sum_of_records().wrapping_add(self.counters_hash())
+        self.sum_of_records().wrapping_add(self.counters_hash()).wrapping_add(self.standing_hash())
     }
 
     fn sum_of_records(&self) -> u128 {
@@ -190,6 +199,15 @@ impl Machine {
         let workers = self.workers.values().map(Worker::compute_hash);
         let named = self.named.iter().map(|(name, lease)| lease.compute_hash(name));
         tasks.chain(workers).chain(named).fold(0u128, u128::wrapping_add)
+    }
+
+    /// Members and version; 0 where a log has neither.
+    fn standing_hash(&self) -> u128 {
+        let version = match self.version {
+            0 | 1 => 0,
+            later => Canon::new(6).u64(u64::from(later)).hash(),
+        };
+        self.members.hash().wrapping_add(version)
     }
 
     /// Everything that is one of a kind, as one record.
@@ -221,6 +239,11 @@ impl Machine {
     fn next_token(&mut self) -> u64 {
         self.last_token += 1;
         self.last_token
+    }
+
+    /// Gives out no token of the next `count`: another log may have given them out already.
+    pub fn skip_tokens(&mut self, count: u64) {
+        self.last_token += count;
     }
 
     fn set_maintenance(&mut self, enabled: bool, at: Stamp, effects: &mut Vec<Effect>) -> Reply {

@@ -12,8 +12,10 @@ use super::checksum::Checkpoint;
 use super::evict::Evicted;
 use super::leases::NamedLease;
 use super::limits::Limits;
+use super::members::Membership;
 use super::queue::Demand;
 use super::tasks::{Attempt, Spec, Task};
+use super::version::MACHINE_VERSION;
 use super::workers::{Standing, Worker};
 use crate::command::WorkerSpec;
 use api::task::TaskState;
@@ -41,6 +43,14 @@ pub enum SnapshotError {
     Version {
         /// Its version.
         found: u16,
+    },
+    /// Its machine has a version that this program does not know.
+    #[error(
+        "the snapshot is of machine version {found}, this program knows up to {MACHINE_VERSION}: update it"
+    )]
+    Machine {
+        /// The machine's version.
+        found: u32,
     },
     /// It is cut short, or something stands behind it.
     #[error("the snapshot should have {expected} bytes and has {found}")]
@@ -80,6 +90,14 @@ struct Body {
     workers: Vec<WorkerBody>,
     demands: Vec<Demand>,
     tasks: Vec<TaskBody>,
+}
+
+/// Stands behind the body where there is anything to tell; a snapshot without it is read as one
+/// of a cluster of version 1 that never changed its members.
+#[derive(Serialize, Deserialize)]
+struct Annex {
+    version: u32,
+    members: Membership,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -139,7 +157,11 @@ impl Machine {
             tasks: self.tasks.all().map(|task| TaskBody::of(task, &places)).collect(),
         };
         // Serialising plain structs into memory has no failure.
-        let body = postcard::to_stdvec(&body).unwrap_or_default();
+        let mut body = postcard::to_stdvec(&body).unwrap_or_default();
+        if self.version > 1 || self.members != Membership::default() {
+            let annex = Annex { version: self.version, members: self.members.clone() };
+            body.extend(postcard::to_stdvec(&annex).unwrap_or_default());
+        }
         let mut bytes = Vec::with_capacity(HEAD_BYTES + body.len());
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&SNAPSHOT_VERSION.to_le_bytes());
@@ -154,10 +176,21 @@ impl Machine {
         let body = checked_body(bytes)?;
         let (body, rest) = postcard::take_from_bytes::<Body>(body)
             .map_err(|error| SnapshotError::Malformed(error.to_string()))?;
-        if !rest.is_empty() {
-            return Err(SnapshotError::Malformed(format!("{} bytes behind the last task", rest.len())));
+        let annex = match rest {
+            [] => Annex { version: 1, members: Membership::default() },
+            rest => {
+                let (annex, rest) = postcard::take_from_bytes::<Annex>(rest)
+                    .map_err(|error| SnapshotError::Malformed(error.to_string()))?;
+                if !rest.is_empty() {
+                    return Err(SnapshotError::Malformed(format!("{} bytes behind its end", rest.len())));
+                }
+                annex
+            }
+        };
+        if annex.version > MACHINE_VERSION {
+            return Err(SnapshotError::Machine { found: annex.version });
         }
-        body.into_machine().map_err(SnapshotError::Inconsistent)
+        body.into_machine(annex).map_err(SnapshotError::Inconsistent)
     }
 }
 
@@ -309,7 +342,7 @@ struct Bounds {
 }
 
 impl Body {
-    fn into_machine(self) -> Result<Machine, String> {
+    fn into_machine(self, annex: Annex) -> Result<Machine, String> {
         let bounds =
             Bounds { last_seq: self.last_seq, last_token: self.last_token, demands: self.demands.len() };
         if self.last_seq.max(self.last_token).max(self.applied_index) >= COUNTER_BOUND {
@@ -334,6 +367,8 @@ impl Body {
         machine.maintenance_since = self.maintenance_since;
         machine.evicted = self.evicted;
         machine.named = self.named;
+        machine.version = annex.version;
+        machine.members = annex.members;
         for worker in self.workers {
             let worker = worker.into_worker();
             if let Some(twin) = machine.workers.insert(Arc::clone(&worker.id), worker) {

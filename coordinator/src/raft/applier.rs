@@ -4,12 +4,14 @@
 //! Invariant: entries are applied in order, each once. An entry that can't be decoded, or one
 //! of a kind this version does not know, stops the node instead of letting it diverge.
 
-use crate::command::Batch;
+use crate::command::{Batch, Reply};
 use crate::machine::Machine;
+use crate::machine::members::{MemberChange, Membership};
 use crate::node::{Applied, NodeError};
 use crate::raft::driver::{Inbox, Input};
 use crate::raft::limits::RaftLimits;
 use crate::raft::snapshots::{SnapshotName, Snapshots};
+use crate::replica::ConfOutcome;
 use crate::store::{Rebuild, Store};
 use crate::telemetry::{Telemetry, trail};
 use crossbeam_channel::Receiver;
@@ -29,6 +31,8 @@ pub enum Work {
     Apply(Vec<ToApply>),
     /// Replace the machine by this snapshot, which lies verified in the folder.
     Install(SnapshotName),
+    /// Take a snapshot now, whatever the policy says: a new member needs one that names it.
+    Snapshot,
 }
 
 /// Between two snapshots that are only wished for.
@@ -49,6 +53,8 @@ pub struct ToApply {
     pub entry: Entry,
     /// Empty where another node proposed it.
     pub waiters: Vec<Waiter>,
+    /// What a change of the membership made of Raft's sets.
+    pub conf: Option<ConfOutcome>,
 }
 
 /// Counters of the applier, read by health and metrics.
@@ -82,6 +88,8 @@ pub struct Applier {
     pub progress: Arc<ApplierProgress>,
     /// Metrics.
     pub telemetry: Telemetry,
+    /// Told when the members have changed.
+    pub members_changed: Arc<dyn Fn(&Membership) + Send + Sync>,
     /// Told why the node has to stop taking part.
     pub fail: Arc<dyn Fn(String) + Send + Sync>,
 }
@@ -101,8 +109,9 @@ impl Applier {
             let result = match work {
                 Work::Apply(batch) => {
                     last.log_bytes += batch.iter().map(|item| item.entry.data.len() as u64).sum::<u64>();
-                    self.apply(batch).and_then(|()| self.snapshot_if_due(&mut last))
+                    self.apply(batch).and_then(|()| self.snapshot_if_due(&mut last, false))
                 }
+                Work::Snapshot => self.snapshot_if_due(&mut last, true),
                 Work::Install(name) => self.install(&name).map(|()| {
                     last.index = name.index;
                     last.state_bytes = name.bytes;
@@ -119,7 +128,7 @@ impl Applier {
 
     /// Takes the machine's bytes here, where nobody changes it, and writes them on a thread of
     /// their own.
-    fn snapshot_if_due(&self, last: &mut LastSnapshot) -> Result<(), String> {
+    fn snapshot_if_due(&self, last: &mut LastSnapshot, forced: bool) -> Result<(), String> {
         let (index, term) = {
             let machine = self.machine.read();
             (machine.applied_index(), machine.applied_term())
@@ -128,10 +137,14 @@ impl Applier {
         let wished = since >= self.limits.snapshot_threshold_entries()
             && last.at.elapsed() >= SNAPSHOT_PAUSE
             && last.log_bytes * 4 >= last.state_bytes;
-        if !(wished || since >= self.limits.max_log_entries()) || last.writing.swap(true, Ordering::AcqRel) {
+        let due = wished || since >= self.limits.max_log_entries() || (forced && since > 0);
+        if !due || last.writing.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
-        let bytes = self.machine.read().encode_snapshot();
+        let (bytes, conf) = {
+            let machine = self.machine.read();
+            (machine.encode_snapshot(), machine.members().conf_state())
+        };
         *last = LastSnapshot {
             index,
             at: Instant::now(),
@@ -142,7 +155,7 @@ impl Applier {
         let (snapshots, inbox, writing) = (self.snapshots.clone(), self.inbox.clone(), last.writing.clone());
         let write = move || {
             match snapshots.write(index, term, &bytes) {
-                Ok(name) => drop(inbox.tell(Input::SnapshotWritten(name))),
+                Ok(name) => drop(inbox.tell(Input::SnapshotWritten(name, conf))),
                 // The log stays as long as it is; the next one is tried in its time.
                 Err(error) => tracing::error!(%error, "a snapshot could not be written"),
             }
@@ -155,8 +168,10 @@ impl Applier {
     fn install(&self, name: &SnapshotName) -> Result<(), String> {
         let machine = self.snapshots.read(name).map_err(|e| e.to_string())?;
         let effects = machine.effects_for_rebuild();
+        let members = machine.members().clone();
         failpoint!("install_before_swap");
         *self.machine.write() = machine;
+        (self.members_changed)(&members);
         self.store.rebuild(name.index, effects, Rebuild::Merge);
         self.applied.send_replace(name.index);
         failpoint!("install_after_swap");
@@ -171,11 +186,19 @@ impl Applier {
         let count = batch.len();
         let mut answers = Vec::new();
         let mut index = 0;
+        let mut members = None;
         {
             let mut machine = self.machine.write();
             for item in batch {
                 index = item.entry.index;
-                let replies = self.apply_entry(&mut machine, &item.entry)?;
+                let replies = match item.entry.get_entry_type() {
+                    EntryType::EntryNormal => self.apply_entry(&mut machine, &item.entry)?,
+                    _ => {
+                        let reply = self.apply_change(&mut machine, &item.entry, item.conf.as_ref())?;
+                        members = Some(machine.members().clone());
+                        vec![reply]
+                    }
+                };
                 answers.extend(
                     item.waiters
                         .into_iter()
@@ -186,6 +209,9 @@ impl Applier {
         }
         self.progress.entries.fetch_add(count as u64, Ordering::Relaxed);
         self.telemetry.applied(started.elapsed());
+        if let Some(members) = members {
+            (self.members_changed)(&members);
+        }
         self.applied.send_replace(index);
         failpoint!("apply_before_answer");
         for (waiter, applied) in answers {
@@ -197,23 +223,15 @@ impl Applier {
         Ok(())
     }
 
-    fn apply_entry(
-        &self,
-        machine: &mut Machine,
-        entry: &Entry,
-    ) -> Result<Vec<crate::command::Reply>, String> {
+    fn apply_entry(&self, machine: &mut Machine, entry: &Entry) -> Result<Vec<Reply>, String> {
         let (index, term) = (entry.index, entry.term);
         let mut effects = Vec::new();
         let mut replies = Vec::new();
-        if entry.get_entry_type() != EntryType::EntryNormal {
-            return Err(format!(
-                "entry {index} changes the membership, which this version does not do: update the program"
-            ));
-        }
         if !entry.data.is_empty() {
             let batch = Batch::decode(&entry.data).map_err(|e| format!("entry {index}: {e}"))?;
             replies.reserve(batch.commands.len());
             for command in &batch.commands {
+                machine.admit(command).map_err(|why| format!("entry {index}: {why}"))?;
                 replies.push(machine.apply(index, term, batch.stamp, command, &mut effects));
             }
         }
@@ -224,5 +242,29 @@ impl Applier {
         }
         self.store.append(index, effects);
         Ok(replies)
+    }
+
+    /// Takes over what Raft made of a change of the membership, with the new members' records.
+    fn apply_change(
+        &self,
+        machine: &mut Machine,
+        entry: &Entry,
+        conf: Option<&ConfOutcome>,
+    ) -> Result<Reply, String> {
+        let index = entry.index;
+        let unread = |why: String| format!("entry {index} changes the membership and can't be read: {why}");
+        let conf = conf.ok_or_else(|| unread("Raft does not know its form".into()))?;
+        let change = MemberChange::decode(&entry.data).map_err(unread)?;
+        let mut effects = Vec::new();
+        let reply = match &conf.refused {
+            None => machine.change_members(index, &change, &conf.state, &mut effects),
+            Some(why) => Reply::Refused {
+                code: api::ErrorCode::InvalidState,
+                detail: format!("Raft refused it: {why}"),
+            },
+        };
+        machine.finish_entry(index, entry.term, &entry.data);
+        self.store.append(index, effects);
+        Ok(reply)
     }
 }

@@ -6,15 +6,17 @@
 //!
 //! It is a thread of its own, not a task, so that load on the HTTP side can't starve the ticks.
 
-use crate::node::{NodeError, Publisher};
+use crate::machine::members::MemberChange;
+use crate::node::NodeError;
 use crate::raft::applier::{ToApply, Waiter, Work};
 use crate::raft::limits::RaftLimits;
+use crate::raft::publish::Publisher;
 use crate::raft::snapshots::SnapshotName;
 use crate::raft::transport::{Pulse, Transport};
 use crate::replica::{LogWrite, OlderEntries, ProposeRefused, Replica, Tag, Truncated, Turn};
 use crate::telemetry::{ProposalOutcome, ReadOutcome, Telemetry};
 use crossbeam_channel::{Receiver, Sender, TrySendError};
-use raft::eraftpb::{Message, Snapshot};
+use raft::eraftpb::{ConfState, Message, Snapshot};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -31,6 +33,8 @@ const PEER_QUEUE: usize = 8_192;
 const DRAIN: usize = 4_096;
 /// Bytes packed into one entry, unless one command alone is larger.
 const ENTRY_BYTES: usize = 1024 * 1024;
+/// Entries on their way to the disk at once, while the next one gathers commands.
+const APPENDS_IN_FLIGHT: usize = 1;
 /// How long proposals wait out a hand-over of leadership.
 const HOLD: Duration = Duration::from_millis(1_000);
 
@@ -47,14 +51,16 @@ pub enum Input {
     },
     /// The machine has applied up to this index.
     Applied(u64),
-    /// A snapshot of this node's machine is on disk.
-    SnapshotWritten(SnapshotName),
+    /// A snapshot of this node's machine is on disk, with the voters and learners at its index.
+    SnapshotWritten(SnapshotName, ConfState),
     /// A message to this member could not be sent.
     Unreachable(u64),
     /// A member told how it stands.
     Pulse(u64, Pulse),
     /// A client's command.
     Propose(Vec<u8>, Waiter),
+    /// A change of the membership.
+    ChangeMembers(MemberChange, Waiter),
     /// A client's linearizable read.
     Read(oneshot::Sender<Result<u64, NodeError>>),
     /// Hand leadership to this member, or to the best one.
@@ -136,8 +142,6 @@ pub struct Driver<O: OlderEntries> {
     pub telemetry: Telemetry,
     /// Counts turns, for the live probe.
     pub turns: Arc<AtomicU64>,
-    /// The voters' Raft ids, this one included.
-    pub voters: Vec<u64>,
     /// This one's.
     pub raft_id: u64,
 }
@@ -184,7 +188,7 @@ impl<O: OlderEntries> Driver<O> {
             stop: false,
             heard_peer: false,
         };
-        if self.voters == [self.raft_id] {
+        if self.replica.conf_state().voters == [self.raft_id] {
             self.compare_ends(&mut waiting);
             self.replica.campaign();
         }
@@ -246,7 +250,7 @@ impl<O: OlderEntries> Driver<O> {
                     let _ = self.applier.send(Work::Install(name));
                 }
             }
-            Input::SnapshotWritten(name) => self.compact(&name),
+            Input::SnapshotWritten(name, conf) => self.compact(&name, conf),
             Input::Applied(index) => {
                 self.replica.on_applied(index);
                 waiting.applied = index;
@@ -272,6 +276,7 @@ impl<O: OlderEntries> Driver<O> {
             Input::Propose(command, waiter) => {
                 waiting.fresh.push(Proposal { command, waiter, since: Instant::now() });
             }
+            Input::ChangeMembers(change, waiter) => self.change_members(&change, waiter, waiting),
             Input::Read(reader) => {
                 let tag = waiting.tag();
                 waiting.reads.insert(tag, reader);
@@ -281,8 +286,8 @@ impl<O: OlderEntries> Driver<O> {
                 let target = to.or_else(|| self.replica.best_transferee());
                 let result = match target.map(|id| self.replica.transfer_to(id)) {
                     Some(Ok(())) => Ok(()),
-                    Some(Err(ProposeRefused::NotLeader)) => Err(NodeError::NotLeader),
-                    Some(Err(ProposeRefused::Busy)) | None => Err(NodeError::Overloaded),
+                    Some(Err(refused)) => Err(refused.into()),
+                    None => Err(NodeError::Overloaded),
                 };
                 let _ = reply.send(result);
             }
@@ -309,9 +314,18 @@ impl<O: OlderEntries> Driver<O> {
         next_tick
     }
 
+    /// While entries are on their way to the disk, what clients ask for is gathered for the next
+    /// one: an entry costs every node a turn, a write and a message, whatever is in it. The end of
+    /// the write is the next input, so nothing waits longer than one sync.
+    fn may_grow(&self, waiting: &Waiting) -> bool {
+        waiting.fresh.len() < self.limits.batch_commands()
+            && self.replica.appends_in_flight() >= APPENDS_IN_FLIGHT
+            && waiting.fresh.iter().map(|p| p.command.len()).sum::<usize>() < ENTRY_BYTES
+    }
+
     /// Packs what clients asked for into one entry.
     fn propose(&mut self, waiting: &mut Waiting) {
-        if waiting.fresh.is_empty() {
+        if waiting.fresh.is_empty() || self.may_grow(waiting) {
             return;
         }
         let proposals = std::mem::take(&mut waiting.fresh);
@@ -335,13 +349,18 @@ impl<O: OlderEntries> Driver<O> {
                 waiting.fresh.extend(again.map(|(command, waiter)| Proposal { command, waiter, since }));
             }
             Err(refused) => {
-                let error = match refused {
-                    ProposeRefused::NotLeader => NodeError::NotLeader,
-                    ProposeRefused::Busy => NodeError::Overloaded,
-                };
+                let error = NodeError::from(refused);
                 self.telemetry.proposal(ProposalOutcome::Dropped, since.elapsed());
                 waiters.into_iter().for_each(|w| drop(w.send(Err(error.clone()))));
             }
+        }
+    }
+
+    fn change_members(&mut self, change: &MemberChange, waiter: Waiter, waiting: &mut Waiting) {
+        let tag = waiting.tag();
+        match self.replica.change_members(&change.to_raft(), tag) {
+            Ok(()) => drop(waiting.proposals.insert(tag, (vec![waiter], Instant::now()))),
+            Err(refused) => drop(waiter.send(Err(refused.into()))),
         }
     }
 
@@ -367,10 +386,22 @@ impl<O: OlderEntries> Driver<O> {
                     if let Some((_, since)) = &waiters {
                         self.telemetry.proposal(ProposalOutcome::Applied, since.elapsed());
                     }
-                    ToApply { entry: committed.entry, waiters: waiters.map(|(w, _)| w).unwrap_or_default() }
+                    ToApply {
+                        entry: committed.entry,
+                        waiters: waiters.map(|(w, _)| w).unwrap_or_default(),
+                        conf: committed.conf,
+                    }
                 })
                 .collect();
             let _ = self.applier.send(Work::Apply(entries));
+        }
+        if turn.wants_snapshot {
+            let _ = self.applier.send(Work::Snapshot);
+        }
+        for tag in turn.refused {
+            if let Some((waiters, _)) = waiting.proposals.remove(&tag) {
+                waiters.into_iter().for_each(|w| drop(w.send(Err(NodeError::ChangePending))));
+            }
         }
         for (index, tags) in turn.reads {
             tags.iter().for_each(|_| self.telemetry.read(ReadOutcome::Served));
@@ -391,12 +422,12 @@ impl<O: OlderEntries> Driver<O> {
     }
 
     /// The log may begin behind a snapshot, as far as DuckDB has what was before.
-    fn compact(&mut self, name: &SnapshotName) {
+    fn compact(&mut self, name: &SnapshotName, conf: ConfState) {
         let mut snapshot = Snapshot::default();
         let metadata = snapshot.mut_metadata();
         metadata.index = name.index;
         metadata.term = name.term;
-        metadata.set_conf_state(self.replica.conf_state());
+        metadata.set_conf_state(conf);
         snapshot.data = serde_json::to_vec(name).unwrap_or_default().into();
         let upto =
             name.index.saturating_sub(self.limits.snapshot_threshold_entries()).min((self.store_durable)());
@@ -431,7 +462,8 @@ impl<O: OlderEntries> Driver<O> {
         }
         let own = self.replica.log_end();
         let mut best = own;
-        for voter in self.voters.iter().filter(|v| **v != self.raft_id) {
+        let sets = self.replica.conf_state();
+        for voter in sets.voters.iter().chain(&sets.voters_outgoing).filter(|v| **v != self.raft_id) {
             let Some(pulse) = waiting.ends.get(voter) else { return };
             if pulse.leads || pulse.knows_leader {
                 return;

@@ -8,13 +8,16 @@
 //!
 //! Invariants:
 //! - Nobody founds while any configured peer is silent, has data, or names other nodes.
-//! - A node that finds its peers in a cluster never founds a second one.
+//! - A node that finds its peers in a cluster never founds a second one: it joins that one
+//!   ([`crate::members::join`]).
 //! - Entries of the peer list that turn out to be the node itself (by id and boot nonce, not by
 //!   address) are left out, so that a list may name every node.
 
 use crate::access::outbound::{Outbound, PeerError};
 use crate::config::Config;
-use crate::raft::identity::{Founding, Identity, Member, random_hex};
+use crate::machine::version::MACHINE_VERSION;
+use crate::members::join::own_request;
+use crate::raft::identity::{Founding, Identity, Known, Member, random_hex};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -59,6 +62,13 @@ pub struct IdentityCard {
     pub founding: Option<Founding>,
     /// Every node id it is configured with, itself included; empty until all have answered.
     pub node_ids: BTreeSet<String>,
+    /// The newest machine version its program knows.
+    #[serde(default = "first_version")]
+    pub machine_version: u32,
+}
+
+const fn first_version() -> u32 {
+    1
 }
 
 /// What founding shares with the HTTP side.
@@ -105,12 +115,37 @@ impl Founder {
             stage,
             founding: identity.founding().cloned(),
             node_ids: self.node_ids.lock().clone(),
+            machine_version: MACHINE_VERSION,
         }
     }
 
     /// How often this node was started.
     pub fn boot_counter(&self) -> u64 {
         self.identity.lock().boot_counter()
+    }
+
+    /// The members as they were seen at the last stop.
+    pub fn known(&self) -> Known {
+        self.identity.lock().known().clone()
+    }
+
+    /// Notes the members for the next start.
+    pub fn set_known(&self, known: Known) {
+        if let Err(error) = self.identity.lock().set_known(known) {
+            tracing::warn!(%error, "the members could not be noted for the next start; the log has them");
+        }
+    }
+
+    /// The highest start number seen of a peer.
+    pub fn boot_of(&self, raft_id: u64) -> Option<u64> {
+        self.identity.lock().boot_of(raft_id)
+    }
+
+    /// Notes a peer's start number, so that an older copy of it is known as such later on.
+    pub fn note_boot(&self, raft_id: u64, boot_counter: u64) {
+        if let Err(error) = self.identity.lock().note_boot(raft_id, boot_counter) {
+            tracing::warn!(%error, "a peer's start number could not be noted");
+        }
     }
 
     /// Why the node does not serve yet.
@@ -131,7 +166,7 @@ impl Founder {
 
     /// Works until the cluster is founded and this node is a member of it.
     pub async fn found(&self, config: &Config, peers: &Outbound) -> Result<Founding, crate::raft::DataError> {
-        if !config.enable_redundancy {
+        if !config.enable_redundancy && self.identity.lock().rejoins().is_none() {
             return self.found_alone();
         }
         let mut told = String::new();
@@ -163,7 +198,11 @@ impl Founder {
                     incarnation: identity.incarnation().into(),
                     address: self.address.clone(),
                 };
-                let founding = Founding { cluster_id: random_hex()?, members: vec![member] };
+                let founding = Founding {
+                    cluster_id: random_hex()?,
+                    members: vec![member],
+                    machine_version: MACHINE_VERSION,
+                };
                 identity
                     .accept(&founding)
                     .map_err(|why| crate::raft::DataError::Damaged { path: config_path(), why })?;
@@ -186,7 +225,17 @@ impl Founder {
         if let Some(founding) = &own.founding {
             return self.carry_on(founding, &own, &cards, peers).await;
         }
-        refuse_a_second_cluster(&own, &cards)?;
+        if let Some((cluster_id, address)) = cluster_of_the_others(&own, &cards)? {
+            return self.join(&cluster_id, &address, &own, peers).await;
+        }
+        if let Some(cluster_id) = self.identity.lock().rejoins() {
+            return Err(Waiting {
+                joining: true,
+                why: format!(
+                    "waiting for a member of cluster {cluster_id}, which this node joins again, to answer"
+                ),
+            });
+        }
         if !silent.is_empty() {
             return Err(wait(format!("waiting for {}", silent.join(", "))));
         }
@@ -225,10 +274,47 @@ impl Founder {
             .collect();
         members.sort_by(|a, b| a.node_id.cmp(&b.node_id));
         let cluster_id = random_hex().map_err(|e| wait(e.to_string()))?;
-        let founding = Founding { cluster_id, members };
+        let versions = cards.values().map(|(_, c)| c.machine_version).chain([MACHINE_VERSION]);
+        let machine_version = versions.min().unwrap_or(1);
+        let founding = Founding { cluster_id, members, machine_version };
         self.identity.lock().accept(&founding).map_err(wait)?;
         tracing::info!(cluster_id = %founding.cluster_id, members = founding.members.len(), "founding a cluster");
         self.carry_on(&founding, &self.card(), &cards, peers).await
+    }
+
+    /// Asks to be taken into the cluster that the peers are in.
+    async fn join(
+        &self,
+        cluster_id: &str,
+        address: &str,
+        own: &IdentityCard,
+        peers: &Outbound,
+    ) -> Result<Founding, Waiting> {
+        let waiting = |why: String| Waiting { joining: true, why };
+        if let Some(before) = self.identity.lock().rejoins()
+            && before != cluster_id
+        {
+            return Err(waiting(format!(
+                "this node was in cluster {before}, its peers are in cluster {cluster_id}: start it with an empty data directory if it is to join that one"
+            )));
+        }
+        let asked = crate::members::join::ask(peers, address, &own_request(own)).await;
+        let welcome =
+            asked.map_err(|why| waiting(format!("waiting to be taken into cluster {cluster_id}: {why}")))?;
+        if welcome.founding.cluster_id != cluster_id {
+            return Err(waiting(format!("{address} answers for cluster {}", welcome.founding.cluster_id)));
+        }
+        let mut identity = self.identity.lock();
+        identity.set_known(welcome.known).map_err(|e| waiting(e.to_string()))?;
+        identity.accept(&welcome.founding).map_err(waiting)?;
+        tracing::info!(cluster_id, "taken into the cluster as a learner");
+        Ok(welcome.founding)
+    }
+
+    /// Gives the node a new incarnation that joins the old one's cluster; see [`Identity::renew`].
+    pub fn renew(&self, why: &str) -> Result<(), crate::raft::DataError> {
+        *self.node_ids.lock() = BTreeSet::new();
+        self.identity.lock().renew(why)
     }
 
     /// With a record accepted: the founder sees to it that all have it, the others watch.
@@ -340,34 +426,39 @@ async fn ask_all(
     Ok((cards, silent))
 }
 
-/// A node without a record whose peers are a cluster has no place to found one.
-fn refuse_a_second_cluster(
+/// The cluster that the peers are in without this node, and the address of a member of it.
+///
+/// None where there is none, or where this very incarnation is to be one of its founders.
+fn cluster_of_the_others(
     own: &IdentityCard,
     cards: &BTreeMap<String, (String, IdentityCard)>,
-) -> Result<(), Waiting> {
+) -> Result<Option<(String, String)>, Waiting> {
+    let mut found: Option<(String, String)> = None;
     for (address, card) in cards.values() {
         let Some(founding) = &card.founding else { continue };
-        match founding.members.iter().find(|m| m.node_id == own.node_id) {
-            Some(member) if member.incarnation == own.incarnation => {}
-            Some(_) => {
+        let itself = |m: &Member| m.node_id == own.node_id && m.incarnation == own.incarnation;
+        if founding.members.iter().any(itself) {
+            return Ok(None);
+        }
+        if card.stage != Stage::Founded {
+            return Err(wait(format!(
+                "waiting until node {} has finished founding cluster {}",
+                card.node_id, founding.cluster_id
+            )));
+        }
+        match &found {
+            Some((cluster_id, _)) if *cluster_id == founding.cluster_id => {}
+            None => found = Some((founding.cluster_id.clone(), address.clone())),
+            Some((cluster_id, other)) => {
                 return Err(Waiting {
                     joining: true,
                     why: format!(
-                        "cluster {} knows node {} with another data directory, which this node has lost; taking the old one's place is not available in this version: bring the old data directory back",
-                        founding.cluster_id, own.node_id
-                    ),
-                });
-            }
-            None => {
-                return Err(Waiting {
-                    joining: true,
-                    why: format!(
-                        "node {} at {address} is in cluster {}, which does not know this node; adding members is not available in this version",
-                        card.node_id, founding.cluster_id
+                        "the peer at {other} is in cluster {cluster_id}, the one at {address} in cluster {}: this node can join only one; mend its peer list",
+                        founding.cluster_id
                     ),
                 });
             }
         }
     }
-    Ok(())
+    Ok(found)
 }

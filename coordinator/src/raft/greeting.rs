@@ -1,24 +1,14 @@
-//! The proofs round the upgrade between peers: before it, in its answer, and in the first frame.
-//!
-//! The side that connects sends its handshake with a number of its own. The answer carries the
-//! other handshake and a proof over both. The side that connected verifies it and sends its own
-//! proof as the first thing on the connection; nothing else is read before.
-//!
-//! Without a cluster secret there are no proofs, and none is waited for.
+//! Opening a connection to a peer, and the exchange of proofs before its answer is believed.
 
 use crate::access::outbound::Outbound;
-use crate::access::peers::{PeerSecret, Side, hex};
-use axum::http::HeaderMap;
-use std::sync::Arc;
-use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-
-/// Header with the proof of the side that was connected to.
-pub const PROOF: &str = "x-holdfast-connection-proof";
-/// How long the first frame may take.
-const PROOF_LIMIT: Duration = Duration::from_secs(5);
-/// A proof as text.
-const PROOF_BYTES: usize = 64;
+use crate::access::peers::{ANSWER_PROOF, CHALLENGE, PROOF};
+use crate::raft::handshake::HANDSHAKE;
+use axum::body::Body;
+use axum::http::{HeaderMap, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::SendRequest;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 /// A stream of either kind.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -36,88 +26,71 @@ pub async fn open(outbound: &Outbound, address: &str) -> std::io::Result<Box<dyn
     Ok(Box::new(stream))
 }
 
-/// The header of the answer to an upgrade.
-pub fn of_accepting(secret: Option<&Arc<PeerSecret>>, connecting: &str, accepting: &str) -> Option<String> {
-    secret.map(|secret| hex(&secret.over_connection(Side::Accepts, connecting, accepting)))
+/// What asks for an upgrade.
+pub struct Greeting<'a> {
+    /// The peer's address.
+    pub address: &'a str,
+    /// The path of the upgrade.
+    pub path: &'a str,
+    /// The protocol to change to.
+    pub protocol: &'a str,
+    /// This node's handshake.
+    pub handshake: &'a str,
 }
 
-/// Checks that answer, then proves this side.
-pub async fn prove<S: AsyncWrite + Unpin>(
-    secret: Option<&Arc<PeerSecret>>,
-    answer: &HeaderMap,
-    connecting: &str,
-    accepting: &str,
-    stream: &mut S,
-) -> std::io::Result<()> {
-    let Some(secret) = secret else { return Ok(()) };
-    let proof = answer.get(PROOF).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    if !secret.is_connection(Side::Accepts, connecting, accepting, proof) {
-        return Err(denied("the peer did not prove that it knows the cluster secret"));
+/// Sends the upgrade. Where there is a cluster secret, the peer's challenge is answered first, and
+/// its answer, a refusal too, counts only with its own proof.
+pub async fn send(outbound: &Outbound, greeting: &Greeting<'_>) -> std::io::Result<Response<Incoming>> {
+    let stream = open(outbound, greeting.address).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
+    tokio::spawn(connection.with_upgrades());
+    let first = ask(&mut sender, greeting, None).await?;
+    let Some(secret) = outbound.secret() else { return Ok(first) };
+    let Some(challenge) =
+        text_of(first.headers(), CHALLENGE).filter(|_| first.status() == StatusCode::UNAUTHORIZED)
+    else {
+        return Err(denied("the peer asks for no proof, so it has no cluster secret"));
+    };
+    // Read to its end, so that the connection can be used again.
+    let limited = http_body_util::Limited::new(first.into_body(), 64 * 1024);
+    http_body_util::BodyExt::collect(limited).await.map_err(std::io::Error::other)?;
+    let signed: [&[u8]; 2] = [b"", greeting.handshake.as_bytes()];
+    let (proof, number) =
+        secret.prove(&challenge, "GET", greeting.path, &signed).map_err(std::io::Error::other)?;
+    let answer = ask(&mut sender, greeting, Some(proof)).await?;
+    match text_of(answer.headers(), ANSWER_PROOF) {
+        Some(proof) if secret.is_answer(&challenge, &number, &proof) => Ok(answer),
+        _ if answer.status() == StatusCode::UNAUTHORIZED => {
+            Err(denied("the peer refuses our proof: the cluster secrets differ"))
+        }
+        _ => Err(denied("the peer did not prove that it knows the cluster secret")),
     }
-    let ours = hex(&secret.over_connection(Side::Connects, connecting, accepting));
-    stream.write_all(ours.as_bytes()).await
 }
 
-/// Reads and checks the first thing that the side that connected sends.
-pub async fn check<S: AsyncRead + Unpin>(
-    secret: Option<&Arc<PeerSecret>>,
-    connecting: &str,
-    accepting: &str,
-    stream: &mut S,
-) -> std::io::Result<()> {
-    let Some(secret) = secret else { return Ok(()) };
-    let mut proof = [0; PROOF_BYTES];
-    tokio::time::timeout(PROOF_LIMIT, stream.read_exact(&mut proof))
-        .await
-        .map_err(|_| denied("the peer gave no proof that it knows the cluster secret"))??;
-    let proof = std::str::from_utf8(&proof).unwrap_or_default();
-    match secret.is_connection(Side::Connects, connecting, accepting, proof) {
-        true => Ok(()),
-        false => Err(denied("the peer did not prove that it knows the cluster secret")),
+async fn ask(
+    sender: &mut SendRequest<Body>,
+    greeting: &Greeting<'_>,
+    proof: Option<String>,
+) -> std::io::Result<Response<Incoming>> {
+    let mut request = Request::builder()
+        .uri(greeting.path)
+        .header(header::HOST, greeting.address)
+        .header(HANDSHAKE, greeting.handshake)
+        .header(header::CONNECTION, "upgrade")
+        .header(header::UPGRADE, greeting.protocol);
+    if let Some(proof) = proof {
+        request = request.header(PROOF, proof);
     }
+    let request = request.body(Body::empty()).map_err(std::io::Error::other)?;
+    sender.ready().await.map_err(std::io::Error::other)?;
+    sender.send_request(request).await.map_err(std::io::Error::other)
+}
+
+fn text_of(headers: &HeaderMap, name: &str) -> Option<String> {
+    headers.get(name).and_then(|v| v.to_str().ok()).map(str::to_owned)
 }
 
 fn denied(why: &str) -> std::io::Error {
     std::io::Error::new(std::io::ErrorKind::PermissionDenied, why)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn secret(text: &str) -> Option<Arc<PeerSecret>> {
-        Some(Arc::new(PeerSecret::new(text).unwrap()))
-    }
-
-    async fn greet(connects: Option<Arc<PeerSecret>>, accepts: Option<Arc<PeerSecret>>) -> (bool, bool) {
-        let (mut near, mut far) = tokio::io::duplex(1024);
-        let mut answer = HeaderMap::new();
-        if let Some(proof) = of_accepting(accepts.as_ref(), "c", "a") {
-            answer.insert(PROOF, proof.parse().unwrap());
-        }
-        let proved = prove(connects.as_ref(), &answer, "c", "a", &mut near).await.is_ok();
-        drop(near);
-        (proved, check(accepts.as_ref(), "c", "a", &mut far).await.is_ok())
-    }
-
-    #[tokio::test]
-    async fn both_sides_must_know_the_secret() {
-        assert_eq!(greet(secret("one secret of them"), secret("one secret of them")).await, (true, true));
-        assert_eq!(greet(secret("one secret of them"), secret("another secret of")).await, (false, false));
-        assert_eq!(
-            greet(None, secret("one secret of them")).await,
-            (true, false),
-            "a stranger is not let in"
-        );
-        assert_eq!(greet(secret("one secret of them"), None).await.0, false, "nor is one spoken to");
-        assert_eq!(greet(None, None).await, (true, true));
-    }
-
-    #[tokio::test]
-    async fn garbage_and_silence_are_refused() {
-        let accepts = secret("one secret of them");
-        for bytes in [vec![0xff; 64], b"GET / HTTP/1.1".to_vec(), Vec::new()] {
-            assert!(check(accepts.as_ref(), "c", "a", &mut &bytes[..]).await.is_err());
-        }
-    }
 }

@@ -8,8 +8,10 @@
 //! from it, so a wiped node can't vote under its old name.
 
 use super::DataError;
+use crate::machine::members::{MemberRecord, Membership};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -45,6 +47,41 @@ pub struct Founding {
     pub cluster_id: String,
     /// The first voters, by node id.
     pub members: Vec<Member>,
+    /// The machine version that every founder knew.
+    #[serde(default = "first_version", skip_serializing_if = "is_first_version")]
+    pub machine_version: u32,
+}
+
+const fn first_version() -> u32 {
+    1
+}
+
+const fn is_first_version(version: &u32) -> bool {
+    *version <= 1
+}
+
+impl Founding {
+    /// The founders as the machine begins with them.
+    pub fn membership(&self) -> Membership {
+        let record = |m: &Member| MemberRecord {
+            node_id: m.node_id.clone(),
+            incarnation: m.incarnation.clone(),
+            address: m.address.clone(),
+            replaces: None,
+            wants_vote: true,
+        };
+        Membership::founded(self.members.iter().map(|m| (m.raft_id(), record(m))).collect())
+    }
+}
+
+/// The members as this node saw them last: whom to ask after a restart, before the log is
+/// replayed. A hint, never the truth.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    /// Log index of the change that made them.
+    pub index: u64,
+    /// The members.
+    pub members: Vec<Member>,
 }
 
 /// What `identity.json` holds.
@@ -59,6 +96,28 @@ struct Stored {
     /// True once every member has accepted the founding record.
     #[serde(default)]
     founded: bool,
+    /// The members as they were seen last.
+    #[serde(default)]
+    known: Known,
+    /// The highest start number seen of each peer, by Raft id.
+    #[serde(default)]
+    boots: BTreeMap<u64, u64>,
+    /// The cluster an earlier incarnation was in: this one joins it and founds no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rejoins: Option<String>,
+    /// A change of incarnation that has not come to its end; nothing starts before it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    renewing: Option<Renewing>,
+}
+
+/// How far a change of incarnation is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Renewing {
+    /// The old log and snapshots still have to go into quarantine, for this reason.
+    Quarantine(String),
+    /// What was recovered still has to be put in their place.
+    Place,
 }
 
 /// This node's identity, and the lock that keeps a second process away.
@@ -94,6 +153,10 @@ impl Identity {
                     boot_counter: 0,
                     founding: None,
                     founded: false,
+                    known: Known::default(),
+                    boots: BTreeMap::new(),
+                    rejoins: None,
+                    renewing: None,
                 }
             }
             Err(source) => return Err(directory(source)),
@@ -107,8 +170,27 @@ impl Identity {
         }
         stored.boot_counter += 1;
         let boot_nonce = u64::from_str_radix(&random_hex()?[..16], 16).unwrap_or(1).max(1);
-        let identity = Identity { folder: folder.into(), stored, boot_nonce, _lock: lock };
+        let mut identity = Identity { folder: folder.into(), stored, boot_nonce, _lock: lock };
+        identity.finish_renewal()?;
         identity.save()?;
+        Ok(identity)
+    }
+
+    /// Takes a directory that is there, without starting a node on it: nothing is counted up.
+    pub fn take(folder: &Path) -> Result<Identity, DataError> {
+        let path = folder.join("identity.json");
+        if !path.exists() {
+            return Err(DataError::Damaged {
+                path,
+                why: "is missing: this is no node's data directory".into(),
+            });
+        }
+        let lock = lock(folder)?;
+        let bytes = std::fs::read(&path);
+        let bytes = bytes.map_err(|source| DataError::Directory { path: folder.into(), source })?;
+        let stored = parse(&path, &bytes)?;
+        let mut identity = Identity { folder: folder.into(), stored, boot_nonce: 0, _lock: lock };
+        identity.finish_renewal()?;
         Ok(identity)
     }
 
@@ -156,6 +238,97 @@ impl Identity {
                 Ok(())
             }
         }
+    }
+
+    /// The cluster that an earlier incarnation of this node was in.
+    pub fn rejoins(&self) -> Option<&str> {
+        self.stored.rejoins.as_deref()
+    }
+
+    /// Begins a new incarnation, which joins the old one's cluster as a new member. Log and
+    /// snapshots of the old one go into quarantine; the database stays. Raft must not run.
+    ///
+    /// The new incarnation is durable first: a crash in between finds `renewing` set and moves
+    /// the rest at the next start. The other way round, an empty log could vote under the old one.
+    pub fn renew(&mut self, why: &str) -> Result<(), DataError> {
+        let cluster = self.stored.founding.take().map(|f| f.cluster_id);
+        self.stored.rejoins = cluster.or_else(|| self.stored.rejoins.take());
+        self.stored.founded = false;
+        self.stored.incarnation = random_hex()?;
+        self.stored.renewing = Some(Renewing::Quarantine(why.to_owned()));
+        self.save()?;
+        self.finish_renewal()
+    }
+
+    /// Takes the place of a recovered node: a new cluster whose log and snapshot lie ready in
+    /// [`super::recover::STAGE`].
+    pub fn begin_recovered(
+        &mut self,
+        incarnation: &str,
+        founding: Founding,
+        why: &str,
+    ) -> Result<(), DataError> {
+        self.stored.incarnation = incarnation.to_owned();
+        self.stored.founding = Some(founding);
+        (self.stored.founded, self.stored.rejoins) = (true, None);
+        self.stored.known = Known::default();
+        self.stored.renewing = Some(Renewing::Quarantine(why.to_owned()));
+        self.save()?;
+        self.finish_renewal()
+    }
+
+    fn finish_renewal(&mut self) -> Result<(), DataError> {
+        const FOLDERS: [&str; 2] = ["raft", "snapshots"];
+        let stage = self.folder.join(super::recover::STAGE);
+        if let Some(Renewing::Quarantine(why)) = self.stored.renewing.clone() {
+            let moved = FOLDERS.map(|name| self.folder.join(name));
+            crate::quarantine::folders(&moved, &self.folder.join("quarantine"), &why)
+                .map_err(|(path, source)| DataError::Directory { path, source })?;
+            self.stored.renewing = Some(Renewing::Place);
+            self.save()?;
+        }
+        if self.stored.renewing == Some(Renewing::Place) {
+            for name in FOLDERS.into_iter().filter(|name| stage.join(name).exists()) {
+                let moved = std::fs::rename(stage.join(name), self.folder.join(name));
+                moved.map_err(|source| DataError::Directory { path: stage.clone(), source })?;
+            }
+            // Empty by now; a folder that stays does no harm.
+            let _ = std::fs::remove_dir(&stage);
+            self.stored.renewing = None;
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    /// The members as they were seen last.
+    pub fn known(&self) -> &Known {
+        &self.stored.known
+    }
+
+    /// Durably notes the members.
+    pub fn set_known(&mut self, known: Known) -> Result<(), DataError> {
+        if self.stored.known == known {
+            return Ok(());
+        }
+        // What was seen of those that are gone is of no use; their Raft ids never come back.
+        self.stored.boots.retain(|id, _| known.members.iter().any(|m| m.raft_id() == *id));
+        self.stored.known = known;
+        self.save()
+    }
+
+    /// The highest start number seen of a peer, also before this process began.
+    pub fn boot_of(&self, raft_id: u64) -> Option<u64> {
+        self.stored.boots.get(&raft_id).copied()
+    }
+
+    /// Durably notes a peer's start number.
+    pub fn note_boot(&mut self, raft_id: u64, boot_counter: u64) -> Result<(), DataError> {
+        let seen = self.stored.boots.entry(raft_id).or_default();
+        if *seen >= boot_counter {
+            return Ok(());
+        }
+        *seen = boot_counter;
+        self.save()
     }
 
     /// Durably notes that the cluster is founded.
@@ -257,13 +430,41 @@ mod tests {
     fn a_second_founding_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let mut identity = Identity::open(folder.path(), "node-1").unwrap();
-        let mut founding = Founding { cluster_id: "a".into(), members: vec![] };
+        let mut founding = Founding { cluster_id: "a".into(), members: vec![], machine_version: 1 };
         identity.accept(&founding).unwrap();
         identity.accept(&founding).unwrap();
         founding.cluster_id = "b".into();
         assert!(identity.accept(&founding).unwrap_err().contains("cluster a"));
         drop(identity);
         assert_eq!(Identity::open(folder.path(), "node-1").unwrap().founding().unwrap().cluster_id, "a");
+    }
+
+    #[test]
+    fn a_new_incarnation_leaves_the_old_log_in_quarantine() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut identity = Identity::open(folder.path(), "node-1").unwrap();
+        let old = identity.incarnation().to_owned();
+        let founding = Founding { cluster_id: "c".into(), members: vec![], machine_version: 2 };
+        identity.accept(&founding).unwrap();
+        identity.set_founded().unwrap();
+        std::fs::create_dir(folder.path().join("raft")).unwrap();
+        std::fs::write(folder.path().join("raft/1.raftlog"), b"log").unwrap();
+        // A crash after the new incarnation was written: the next start moves the log.
+        identity.stored.renewing = Some(Renewing::Quarantine("rolled back".into()));
+        identity.save().unwrap();
+        drop(identity);
+        let mut identity = Identity::open(folder.path(), "node-1").unwrap();
+        assert!(!folder.path().join("raft").exists());
+        identity.renew("again").unwrap();
+        assert_ne!(identity.incarnation(), old);
+        assert_eq!((identity.rejoins(), identity.founding(), identity.founded()), (Some("c"), None, false));
+        identity.renew("and again").unwrap();
+        assert_eq!(identity.rejoins(), Some("c"));
+        let kept =
+            std::fs::read_dir(folder.path().join("quarantine")).unwrap().next().unwrap().unwrap().path();
+        assert_eq!(std::fs::read(kept.join("raft/1.raftlog")).unwrap(), b"log");
+        let manifest = std::fs::read_to_string(kept.join("manifest.json")).unwrap();
+        assert!(manifest.contains("rolled back") && manifest.contains("1.raftlog"), "{manifest}");
     }
 
     #[test]

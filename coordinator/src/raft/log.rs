@@ -98,8 +98,8 @@ impl RaftLog {
         Ok(RaftLog { engine: Arc::new(open_engine(folder)?) })
     }
 
-    /// What a restart begins with.
-    pub fn recovered(&self, conf_state: ConfState) -> Result<Recovered, String> {
+    /// What a restart begins with: the sets of the newest snapshot, `founders` where there is none.
+    pub fn recovered(&self, founders: ConfState) -> Result<Recovered, String> {
         let hard_state = self
             .engine
             .get_message::<HardState>(GROUP, HARD_STATE_KEY)
@@ -109,6 +109,11 @@ impl RaftLog {
             .engine
             .get_message::<Snapshot>(GROUP, SNAPSHOT_KEY)
             .map_err(|e| format!("reading the snapshot's name: {e}"))?;
+        let conf_state = snapshot
+            .as_ref()
+            .map(|s| s.get_metadata().get_conf_state().clone())
+            .filter(|sets| !sets.voters.is_empty())
+            .unwrap_or(founders);
         let truncated = self
             .engine
             .get(GROUP, TRUNCATED_KEY)
@@ -124,6 +129,17 @@ impl RaftLog {
             _ => truncated,
         };
         Ok(Recovered { hard_state, conf_state, truncated, last, snapshot })
+    }
+
+    /// Begins a log behind a snapshot; it must be empty.
+    pub fn begin_at(&self, snapshot: &Snapshot, at: Truncated, hard_state: &HardState) -> Result<(), String> {
+        let mut batch = LogBatch::default();
+        let named = Gathered::default().name(snapshot, at, &mut batch);
+        named
+            .and_then(|()| batch.put_message(GROUP, HARD_STATE_KEY.to_vec(), hard_state))
+            .and_then(|()| self.engine.write(&mut batch, true))
+            .map(drop)
+            .map_err(|e| format!("the new log can't be written: {e}"))
     }
 
     /// Entries from `from` on, at most `limit`, for people.

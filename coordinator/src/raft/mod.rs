@@ -4,19 +4,26 @@
 //! - `log`: raft-engine, and the writer thread that makes many writes durable with one sync.
 //! - `log_end`: decides, before the engine opens, whether the log is whole, torn or damaged.
 //! - `applier`: applies committed entries to the machine and answers the waiters.
-//! - `greeting`: what peers prove to each other before the first frame.
-//! - `transport`: one long-lived connection a direction to every peer.
+//! - `greeting`: how a connection to a peer is opened, and what both sides prove.
+//! - `transport`, `frames`, `handshake`: one long-lived connection a direction to every peer.
 //! - `identity`, `founding`: who this node is, and how a cluster comes to be.
+//! - `recover`: a new cluster from a survivor's directory, when a quorum is gone for good.
+//! - `roster`: who is who at the moment, as the log made it.
 
 pub mod applier;
 pub mod driver;
 pub mod election_lines;
 pub mod founding;
+mod frames;
 pub mod greeting;
+pub(crate) mod handshake;
 pub mod identity;
 pub mod limits;
 pub mod log;
 pub mod log_end;
+pub mod publish;
+pub mod recover;
+pub mod roster;
 pub mod routes;
 pub mod snapshots;
 pub mod transport;

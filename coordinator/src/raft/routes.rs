@@ -1,6 +1,7 @@
 //! The paths peers use: who are you, accept this founding, upgrade to frames.
 
-use crate::node::Node;
+use crate::members::join::{JOIN_PATH, JoinRequest, Terms};
+use crate::node::{MembershipError, Node, NodeError};
 use crate::raft::founding::{FOUND_PATH, IDENTITY_PATH, IdentityCard};
 use crate::raft::identity::Founding;
 use crate::raft::snapshots::SNAPSHOT_PATH;
@@ -17,6 +18,7 @@ pub fn router(node: Node) -> axum::Router {
         .route(IDENTITY_PATH, get(identity))
         .route(FOUND_PATH, post(found))
         .route(CONNECT_PATH, get(connect))
+        .route(JOIN_PATH, post(join))
         .route(SNAPSHOT_PATH, get(snapshot))
         .with_state(node)
 }
@@ -39,6 +41,30 @@ async fn found(State(node): State<Node>, Json(founding): Json<Founding>) -> Resp
     }
 }
 
+async fn join(State(node): State<Node>, Json(request): Json<JoinRequest>) -> Response<Body> {
+    match node.take_in(&request, &Terms::default()).await {
+        Ok(welcome) => Response::new(Body::from(serde_json::to_vec(&welcome).unwrap_or_default())),
+        Err(error) => {
+            let leader = node.view().leader.and_then(|id| node.address_of(&id));
+            answer(of_membership(&error, leader))
+        }
+    }
+}
+
+/// What a refused change of the members means to whoever asked.
+pub fn of_membership(error: &MembershipError, leader: Option<String>) -> api::Problem {
+    let (code, detail) = match error {
+        MembershipError::Node(NodeError::NotLeader) => {
+            (api::ErrorCode::NoLeader, "this node does not lead; nothing was done, ask the leader".to_owned())
+        }
+        MembershipError::Node(error) => return crate::http::problem::of_proposal(error, leader).0,
+        MembershipError::Refused(why) => (api::ErrorCode::InvalidState, why.clone()),
+        MembershipError::NotYet(why) => (api::ErrorCode::ChangePending, why.clone()),
+        MembershipError::Unknown(_) => (api::ErrorCode::UnknownMember, error.to_string()),
+    };
+    api::Problem::new(code, detail).with_leader(leader)
+}
+
 async fn connect(State(node): State<Node>, request: Request) -> Response<Body> {
     match node.transport() {
         Some(transport) => transport.accept(request),
@@ -58,7 +84,10 @@ async fn snapshot(State(node): State<Node>, Path(file): Path<String>) -> Respons
 }
 
 fn problem(code: api::ErrorCode, why: String) -> Response<Body> {
-    let problem = api::Problem::new(code, why);
+    answer(api::Problem::new(code, why))
+}
+
+fn answer(problem: api::Problem) -> Response<Body> {
     let mut response = Response::new(Body::from(serde_json::to_vec(&problem).unwrap_or_default()));
     *response.status_mut() =
         StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

@@ -10,48 +10,48 @@
 //!
 //! Messages may be lost (a full queue, a broken connection): Raft repeats what matters. They are
 //! never reordered within a connection.
+//!
+//! Who the peers are follows the log ([`Transport::follow_roster`]): a connection begins when a
+//! member comes and ends when it is taken out. A process that comes back after that, or on a
+//! directory that was rolled back, is told so in the answer to its handshake ([`Verdict`]).
 
 use crate::access::outbound::Outbound;
-use crate::access::peers::fresh_number;
+use crate::http::connections::Held;
+use crate::machine::version::MACHINE_VERSION;
 use crate::raft::driver::{Inbox, Input};
-use crate::raft::greeting;
+use crate::raft::frames::{Frames, KIND_ECHO, KIND_MESSAGES, KIND_PULSE, frame, invalid, pack, unpack};
+use crate::raft::greeting::{self, Greeting};
+use crate::raft::handshake::{HANDSHAKE, Handshake, PeerState, Refusal, VERDICT};
 use crate::raft::identity::Member;
+use crate::raft::roster::Roster;
 use crate::raft::snapshots::{SnapshotName, Snapshots};
 use crate::telemetry::{Direction, Telemetry};
 use api::cluster::PeerStatus;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, Response, StatusCode, header};
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::BytesMut;
 use hyper_util::rt::TokioIo;
 use parking_lot::{Mutex, RwLock};
-use protobuf::Message as _;
 use raft::eraftpb::{Message, MessageType};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+
+pub use crate::raft::handshake::Verdict;
 
 /// The path of the upgrade.
 pub const CONNECT_PATH: &str = "/raft/connect";
 const PROTOCOL: &str = "holdfast-raft-1";
-const HANDSHAKE: &str = "x-holdfast-handshake";
 /// Messages that may wait for one peer; beyond it they are dropped.
 const QUEUE: usize = 8_192;
-/// The largest frame taken from a peer.
-const MAX_FRAME_BYTES: usize = 64 * 1024 * 1024;
-/// Bytes of messages gathered into one write.
-const WRITE_BYTES: usize = 1024 * 1024;
 const PULSE_EVERY: Duration = Duration::from_millis(100);
 /// A connection that is silent for so long is given up.
 const SILENCE: Duration = Duration::from_secs(3);
-
-const KIND_MESSAGES: u8 = 1;
-const KIND_PULSE: u8 = 2;
-const KIND_ECHO: u8 = 3;
 
 /// How a node stands, told to every peer ten times a second.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,18 +70,19 @@ pub struct Pulse {
     pub last_term: u64,
 }
 
-/// What goes before the first frame.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Handshake {
-    cluster_id: String,
-    node_id: String,
-    incarnation: String,
-    boot_counter: u64,
-    boot_nonce: u64,
-    now_ms: i64,
-    /// Drawn for this connection, so that no proof over it serves for another.
-    #[serde(default)]
-    number: String,
+/// How a peer stands, for those who decide about members.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerHealth {
+    /// Its Raft id.
+    pub raft_id: u64,
+    /// True while a connection to it is up.
+    pub reachable: bool,
+    /// Milliseconds since anything was heard of it, or since it was first looked for.
+    pub silent_ms: u64,
+    /// The index up to which its log matches, as the leader knows it.
+    pub match_index: Option<u64>,
+    /// The newest machine version its program knows, once it told.
+    pub machine_version: Option<u32>,
 }
 
 /// What this node says of itself in a handshake.
@@ -98,34 +99,34 @@ pub struct Own {
 }
 
 struct Peer {
+    raft_id: u64,
     member: Member,
-    address: RwLock<String>,
     queue: mpsc::Sender<Message>,
     state: Mutex<PeerState>,
+    since: Instant,
+    /// Cancelled when it is no member any more.
+    end: CancellationToken,
 }
 
-#[derive(Debug, Default)]
-struct PeerState {
-    connected: bool,
-    last_heard: Option<Instant>,
-    rtt: Option<Duration>,
-    clock_offset_ms: Option<i64>,
-    error: Option<String>,
-    /// The newest boot that shook hands with us.
-    boot: Option<(u64, u64)>,
-    match_index: Option<u64>,
-}
-
-impl Peer {
-    fn address(&self) -> String {
-        self.address.read().clone()
-    }
+/// Who is told what handshakes say.
+pub trait Listener: Send + Sync {
+    /// A peer refused this node for good.
+    fn verdict(&self, verdict: Verdict, why: String);
+    /// A process of this peer was met; to be noted durably.
+    fn boot(&self, raft_id: u64, boot_counter: u64);
+    /// The highest start number that was noted of a peer.
+    fn boot_before(&self, raft_id: u64) -> Option<u64>;
 }
 
 /// The connections to all peers.
 pub struct Transport {
     own: Own,
-    peers: HashMap<u64, Arc<Peer>>,
+    roster: Arc<Roster>,
+    peers: RwLock<HashMap<u64, Arc<Peer>>>,
+    /// Where the connections' tasks run; members may change on any thread.
+    runtime: tokio::runtime::Handle,
+    /// Told what handshakes say.
+    listener: Arc<dyn Listener>,
     inbox: Inbox,
     pulse: RwLock<Pulse>,
     telemetry: Telemetry,
@@ -140,34 +141,24 @@ pub struct Transport {
 }
 
 impl Transport {
-    /// Starts a connection to every peer; `address_of` says where each is reached.
+    /// Starts a connection to every peer of the roster.
     pub fn start(
         own: Own,
-        members: &[Member],
-        address_of: impl Fn(&Member) -> String,
+        roster: Arc<Roster>,
         inbox: Inbox,
         telemetry: Telemetry,
         connect_timeout: Duration,
         snapshots: Snapshots,
         outbound: Outbound,
         end: CancellationToken,
+        listener: Arc<dyn Listener>,
     ) -> Arc<Transport> {
-        let mut queues = Vec::new();
-        let mut peers = HashMap::new();
-        for member in members.iter().filter(|m| **m != own.member) {
-            let (queue, receiver) = mpsc::channel(QUEUE);
-            let peer = Arc::new(Peer {
-                member: member.clone(),
-                address: RwLock::new(address_of(member)),
-                queue,
-                state: Mutex::default(),
-            });
-            peers.insert(member.raft_id(), peer.clone());
-            queues.push((member.raft_id(), peer, receiver));
-        }
         let transport = Arc::new(Transport {
             own,
-            peers,
+            roster,
+            peers: RwLock::default(),
+            runtime: tokio::runtime::Handle::current(),
+            listener,
             inbox,
             pulse: RwLock::default(),
             telemetry,
@@ -178,28 +169,63 @@ impl Transport {
             fetching: Arc::default(),
             connections: AtomicU64::new(0),
         });
-        for (raft_id, peer, receiver) in queues {
-            tokio::spawn(transport.clone().keep_connected(raft_id, peer, receiver));
-        }
+        transport.follow_roster();
         transport
+    }
+
+    /// Begins and ends connections, so that there is one to every member.
+    pub fn follow_roster(self: &Arc<Self>) {
+        let members = self.roster.talked_to();
+        let wanted: HashMap<u64, Member> = members
+            .into_iter()
+            .filter(|m| {
+                (&m.node_id, &m.incarnation) != (&self.own.member.node_id, &self.own.member.incarnation)
+            })
+            .map(|m| (m.raft_id(), m))
+            .collect();
+        let mut peers = self.peers.write();
+        peers.retain(|raft_id, peer| {
+            let stays = wanted.contains_key(raft_id);
+            if !stays {
+                tracing::info!(peer = %peer.member.node_id, "a member went; its connections end");
+                peer.end.cancel();
+            }
+            stays
+        });
+        for (raft_id, member) in wanted {
+            peers.entry(raft_id).or_insert_with(|| {
+                let (queue, receiver) = mpsc::channel(QUEUE);
+                let (since, end) = (Instant::now(), self.end.child_token());
+                let state =
+                    PeerState { boot_before: self.listener.boot_before(raft_id), ..PeerState::default() };
+                let peer = Arc::new(Peer { raft_id, member, queue, state: Mutex::new(state), since, end });
+                self.runtime.spawn(self.clone().keep_connected(peer.clone(), receiver));
+                peer
+            });
+        }
+    }
+
+    fn peer(&self, raft_id: u64) -> Option<Arc<Peer>> {
+        self.peers.read().get(&raft_id).cloned()
     }
 
     /// Queues messages for their peers; what does not fit is dropped and reported.
     pub fn send(&self, messages: Vec<Message>) {
+        if messages.is_empty() {
+            return;
+        }
+        let peers = self.peers.read();
         for message in messages {
             let to = message.to;
-            let Some(peer) = self.peers.get(&to) else { continue };
+            let Some(peer) = peers.get(&to) else {
+                // A member whose record the machine has not applied yet.
+                self.inbox.tell(Input::Unreachable(to));
+                continue;
+            };
             let lost = !peer.state.lock().connected || peer.queue.try_send(message).is_err();
             if lost {
                 self.inbox.tell(Input::Unreachable(to));
             }
-        }
-    }
-
-    /// Where a peer is reached from now on: the next connection goes there.
-    pub fn set_address(&self, node_id: &str, address: String) {
-        for peer in self.peers.values().filter(|peer| peer.member.node_id == node_id) {
-            *peer.address.write() = address.clone();
         }
     }
 
@@ -213,36 +239,62 @@ impl Transport {
 
     /// Matched indexes as the leader knows them; none elsewhere.
     pub fn set_matched(&self, matched: &[(u64, u64)]) {
-        for (raft_id, peer) in &self.peers {
+        for (raft_id, peer) in self.peers.read().iter() {
             let found = matched.iter().find(|(id, _)| id == raft_id).map(|(_, index)| *index);
             peer.state.lock().match_index = found;
         }
     }
 
-    /// The peers as this node sees them, by node id.
+    /// The peers as this node sees them, by node id. Of two incarnations of one node the one
+    /// that answers is shown.
     pub fn statuses(&self) -> Vec<PeerStatus> {
         let mut all: Vec<_> = self
             .peers
+            .read()
             .values()
-            .map(|peer| {
-                let state = peer.state.lock();
-                PeerStatus {
-                    node_id: peer.member.node_id.clone(),
-                    address: peer.address(),
-                    reachable: state.connected,
-                    last_contact_ms: state.last_heard.map(|at| at.elapsed().as_millis() as u64),
-                    rtt_ms: state.rtt.map(|rtt| (rtt.as_secs_f64() * 1e6).round() / 1e3),
-                    match_index: state.match_index,
-                    clock_offset_ms: state.clock_offset_ms,
-                    error: state.error.clone(),
-                }
-            })
+            .filter(|p| p.member.node_id != self.own.member.node_id)
+            .map(|p| self.status_of(p))
             .collect();
-        all.sort_by(|a, b| a.node_id.cmp(&b.node_id));
+        all.sort_by(|a, b| (&a.node_id, b.reachable).cmp(&(&b.node_id, a.reachable)));
+        all.dedup_by(|a, b| a.node_id == b.node_id);
         all
     }
 
-    fn handshake(&self) -> std::io::Result<String> {
+    fn status_of(&self, peer: &Peer) -> PeerStatus {
+        let state = peer.state.lock();
+        PeerStatus {
+            node_id: peer.member.node_id.clone(),
+            address: self.address_of(peer),
+            reachable: state.connected,
+            last_contact_ms: state.last_heard.map(|at| at.elapsed().as_millis() as u64),
+            rtt_ms: state.rtt.map(|rtt| (rtt.as_secs_f64() * 1e6).round() / 1e3),
+            match_index: state.match_index,
+            clock_offset_ms: state.clock_offset_ms,
+            error: state.error.clone(),
+        }
+    }
+
+    fn address_of(&self, peer: &Peer) -> String {
+        self.roster.address_of(peer.raft_id).unwrap_or_else(|| peer.member.address.clone())
+    }
+
+    /// How every peer stands.
+    pub fn health(&self) -> Vec<PeerHealth> {
+        let of = |peer: &Arc<Peer>| {
+            let state = peer.state.lock();
+            PeerHealth {
+                raft_id: peer.raft_id,
+                reachable: state.connected,
+                silent_ms: state.last_heard.unwrap_or(peer.since).elapsed().as_millis() as u64,
+                match_index: state.match_index,
+                machine_version: state.machine_version,
+            }
+        };
+        self.peers.read().values().map(of).collect()
+    }
+
+    fn handshake(&self) -> String {
+        let pulse = *self.pulse.read();
         let hello = Handshake {
             cluster_id: self.own.cluster_id.clone(),
             node_id: self.own.member.node_id.clone(),
@@ -250,64 +302,59 @@ impl Transport {
             boot_counter: self.own.boot_counter,
             boot_nonce: self.own.boot_nonce,
             now_ms: jiff::Timestamp::now().as_millisecond(),
-            number: fresh_number().map_err(std::io::Error::other)?,
+            address: self.own.member.address.clone(),
+            machine_version: MACHINE_VERSION,
+            suspect: pulse.suspect,
+            last_index: (pulse.term > 0).then_some(pulse.last_index),
         };
-        serde_json::to_string(&hello).map_err(std::io::Error::other)
+        serde_json::to_string(&hello).unwrap_or_default()
     }
 
-    /// Checks who is at the other end; gives its Raft id. Nothing is kept of it before it has
-    /// proved itself.
-    fn admit(&self, headers: &HeaderMap) -> Result<(u64, Handshake), String> {
-        let text = headers.get(HANDSHAKE).and_then(|v| v.to_str().ok()).ok_or("no handshake")?;
+    /// Checks who is at the other end; gives its Raft id.
+    fn admit(&self, headers: &HeaderMap) -> Result<(u64, Handshake), Refusal> {
+        let text = headers
+            .get(HANDSHAKE)
+            .and_then(|v| v.to_str().ok())
+            .ok_or_else(|| Refusal::from("no handshake".to_owned()))?;
         let hello: Handshake =
             serde_json::from_str(text).map_err(|e| format!("the handshake can't be read: {e}"))?;
         if hello.cluster_id != self.own.cluster_id {
             return Err(format!(
                 "node {} belongs to cluster {}, this is a node of cluster {}",
                 hello.node_id, hello.cluster_id, self.own.cluster_id
-            ));
+            )
+            .into());
         }
         let raft_id = crate::raft::identity::raft_id(&hello.node_id, &hello.incarnation);
-        let Some(peer) = self.peers.get(&raft_id) else {
-            return Err(format!(
-                "node {} with incarnation {} is no member of this cluster",
-                hello.node_id, hello.incarnation
-            ));
+        let Some(peer) = self.peer(raft_id) else {
+            return Err(match self.roster.removed(raft_id) {
+                Some(why) => Refusal { why, verdict: Some(Verdict::Removed) },
+                None => Refusal::from(format!(
+                    "node {} with incarnation {} is no member of this cluster",
+                    hello.node_id, hello.incarnation
+                )),
+            });
         };
-        let boot = (hello.boot_counter, hello.boot_nonce);
-        self.is_newest(peer, &hello.node_id, boot)?;
-        Ok((raft_id, hello))
-    }
-
-    /// Refuses a second process of a node.
-    fn is_newest(&self, peer: &Peer, node_id: &str, boot: (u64, u64)) -> Result<(), String> {
-        match peer.state.lock().boot {
-            Some(known) if known != boot && boot.0 <= known.0 => Err(format!(
-                "another process of node {} (its start number {}) has been seen; this one is number {}: two processes share one data directory or a copy of it",
-                node_id, known.0, boot.0
-            )),
-            _ => Ok(()),
+        peer.state.lock().meet(&hello)?;
+        let (listener, counter) = (Arc::clone(&self.listener), hello.boot_counter);
+        // Where it is news, it syncs a file.
+        self.runtime.spawn_blocking(move || listener.boot(raft_id, counter));
+        if !hello.address.is_empty() {
+            self.roster.told(raft_id, &hello.address);
         }
-    }
-
-    /// Remembers a peer that has proved itself.
-    fn greeted(&self, raft_id: u64, hello: &Handshake, seen_ms: i64) -> std::io::Result<()> {
-        let Some(peer) = self.peers.get(&raft_id) else { return Ok(()) };
-        let boot = (hello.boot_counter, hello.boot_nonce);
-        self.is_newest(peer, &hello.node_id, boot).map_err(std::io::Error::other)?;
-        let mut state = peer.state.lock();
-        state.boot = Some(boot);
-        state.clock_offset_ms = Some(hello.now_ms - seen_ms);
-        Ok(())
+        Ok((raft_id, hello))
     }
 
     /// Answers a peer's upgrade.
     pub fn accept(self: &Arc<Self>, mut request: Request<Body>) -> Response<Body> {
-        let refuse = |status: StatusCode, why: String| {
+        let refuse = |status: StatusCode, why: String, verdict: Option<Verdict>| {
             let problem = api::Problem::new(api::ErrorCode::InvalidState, why);
             let body = serde_json::to_vec(&problem).unwrap_or_default();
             let mut response = Response::new(Body::from(body));
             *response.status_mut() = status;
+            if let Some(verdict) = verdict {
+                response.headers_mut().insert(VERDICT, header::HeaderValue::from_static(verdict.as_str()));
+            }
             response
         };
         let asks = request.headers().get(header::UPGRADE).is_some_and(|v| v == PROTOCOL);
@@ -315,54 +362,45 @@ impl Transport {
             return refuse(
                 StatusCode::UPGRADE_REQUIRED,
                 format!("this path takes only the upgrade to {PROTOCOL}"),
+                None,
             );
         }
         let (raft_id, hello) = match self.admit(request.headers()) {
             Ok(found) => found,
-            Err(why) => {
+            Err(Refusal { why, verdict }) => {
                 tracing::warn!(why, "a peer was refused");
-                return refuse(StatusCode::CONFLICT, why);
+                return refuse(StatusCode::CONFLICT, why, verdict);
             }
         };
-        let seen_ms = jiff::Timestamp::now().as_millisecond();
-        let theirs = text_of(request.headers(), HANDSHAKE);
-        let Ok(ours) = self.handshake() else {
-            return refuse(StatusCode::SERVICE_UNAVAILABLE, "no handshake can be made".into());
+        let Some(peer) = self.peer(raft_id) else {
+            return refuse(StatusCode::CONFLICT, format!("node {} has just gone", hello.node_id), None);
         };
-        let place = request.extensions().get::<crate::http::connections::Held>().cloned();
-        let proof = greeting::of_accepting(self.outbound.secret(), &theirs, &ours);
-        let greeted_with = ours.clone();
+        peer.state.lock().clock_offset_ms = Some(hello.now_ms - jiff::Timestamp::now().as_millisecond());
+        let place = request.extensions().get::<Held>().cloned();
         let upgrade = hyper::upgrade::on(&mut request);
         let transport = self.clone();
         tokio::spawn(async move {
             let Ok(upgraded) = upgrade.await else { return };
             let connection = transport.connections.fetch_add(1, Ordering::Relaxed);
             tracing::debug!(peer = %hello.node_id, connection, "a peer connected");
-            let end = transport.end.clone();
-            let mut stream = TokioIo::new(upgraded);
-            let served = async {
-                let secret = transport.outbound.secret();
-                greeting::check(secret, &theirs, &greeted_with, &mut stream).await?;
-                transport.greeted(raft_id, &hello, seen_ms)?;
-                transport.receive(raft_id, &hello.node_id, stream).await
-            };
+            let end = peer.end.clone();
+            let served = transport.receive(&peer, hello.boot_nonce, TokioIo::new(upgraded));
             tokio::select! { _ = end.cancelled() => {}, result = served => {
-                if let Err(why) = &result && is_hostile(why) {
+                if let Err(why) = &result && why.kind() == std::io::ErrorKind::InvalidData {
                     tracing::warn!(peer = %hello.node_id, %why, "a peer's connection was closed");
                 }
-                drop(place);
                 tracing::debug!(peer = %hello.node_id, connection, ?result, "a peer's connection ended");
             }}
+            peer.state.lock().boot_heard = None;
+            drop(place);
         });
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
         headers.insert(header::CONNECTION, header::HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, header::HeaderValue::from_static(PROTOCOL));
-        for (name, text) in [(HANDSHAKE, Some(ours)), (greeting::PROOF, proof)] {
-            if let Some(value) = text.and_then(|text| header::HeaderValue::from_str(&text).ok()) {
-                headers.insert(name, value);
-            }
+        if let Ok(value) = header::HeaderValue::from_str(&self.handshake()) {
+            headers.insert(HANDSHAKE, value);
         }
         response
     }
@@ -370,16 +408,22 @@ impl Transport {
     /// Takes a peer's frames until it goes or falls silent.
     async fn receive<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
-        raft_id: u64,
-        node_id: &str,
+        peer: &Peer,
+        boot_nonce: u64,
         stream: S,
     ) -> std::io::Result<()> {
+        let (raft_id, node_id) = (peer.raft_id, peer.member.node_id.as_str());
         let (reader, mut writer) = tokio::io::split(stream);
         let mut reader = Frames::new(reader);
         loop {
             let (kind, payload) = timeout(SILENCE, reader.next()).await?;
-            if let Some(peer) = self.peers.get(&raft_id) {
-                peer.state.lock().last_heard = Some(Instant::now());
+            {
+                let mut state = peer.state.lock();
+                if state.boot.is_some_and(|(_, nonce)| nonce != boot_nonce) {
+                    return Err(invalid("a newer process of this node has connected"));
+                }
+                let now = Instant::now();
+                (state.last_heard, state.boot_heard) = (Some(now), Some(now));
             }
             match kind {
                 KIND_MESSAGES => {
@@ -391,7 +435,7 @@ impl Transport {
                         messages.len() as u64,
                         bytes as u64,
                     );
-                    self.take_messages(raft_id, messages);
+                    self.take_messages(peer, messages);
                 }
                 KIND_PULSE => {
                     let (sent, pulse): (u64, Pulse) = postcard::from_bytes(&payload).map_err(invalid)?;
@@ -405,14 +449,13 @@ impl Transport {
     }
 
     /// Gives messages to the replica; a snapshot's file is fetched and verified first.
-    fn take_messages(&self, raft_id: u64, messages: Vec<Message>) {
+    fn take_messages(&self, peer: &Peer, messages: Vec<Message>) {
         let (snapshots, others): (Vec<_>, Vec<_>) =
             messages.into_iter().partition(|m| m.get_msg_type() == MessageType::MsgSnapshot);
         if !others.is_empty() {
             self.inbox.peer(others);
         }
         for message in snapshots {
-            let Some(peer) = self.peers.get(&raft_id) else { continue };
             let Ok(name) = serde_json::from_slice::<SnapshotName>(message.get_snapshot().get_data()) else {
                 tracing::warn!(peer = %peer.member.node_id, "a snapshot's name can't be read");
                 continue;
@@ -422,7 +465,7 @@ impl Transport {
             }
             let (inbox, snapshots, fetching) =
                 (self.inbox.clone(), self.snapshots.clone(), self.fetching.clone());
-            let (address, outbound) = (peer.address(), self.outbound.clone());
+            let (address, outbound) = (self.address_of(peer), self.outbound.clone());
             tokio::spawn(async move {
                 match snapshots.fetch(&outbound, &address, &name).await {
                     Ok(()) => inbox.peer(vec![message]),
@@ -435,12 +478,7 @@ impl Transport {
     }
 
     /// Keeps one connection to a peer, for as long as the node runs.
-    async fn keep_connected(
-        self: Arc<Self>,
-        raft_id: u64,
-        peer: Arc<Peer>,
-        mut queue: mpsc::Receiver<Message>,
-    ) {
+    async fn keep_connected(self: Arc<Self>, peer: Arc<Peer>, mut queue: mpsc::Receiver<Message>) {
         let mut pause = Duration::from_millis(20);
         loop {
             let attempt = async {
@@ -451,44 +489,35 @@ impl Transport {
                     state.connected = true;
                     state.error = None;
                 }
-                tracing::info!(peer = %peer.member.node_id, address = %peer.address(), "connected to a peer");
+                tracing::info!(peer = %peer.member.node_id, address = %self.address_of(&peer), "connected to a peer");
                 self.feed(&peer, stream, &mut queue).await
             };
-            let result = tokio::select! { _ = self.end.cancelled() => return, result = attempt => result };
+            let result = tokio::select! { _ = peer.end.cancelled() => return, result = attempt => result };
             let why = result.err().map_or_else(|| "closed".to_owned(), |e: std::io::Error| e.to_string());
             let was_connected = std::mem::take(&mut peer.state.lock().connected);
             if was_connected {
                 tracing::warn!(peer = %peer.member.node_id, why, "the connection to a peer broke");
-                self.inbox.tell(Input::Unreachable(raft_id));
+                self.inbox.tell(Input::Unreachable(peer.raft_id));
             }
             peer.state.lock().error = Some(why);
             while queue.try_recv().is_ok() {}
-            tokio::select! { _ = self.end.cancelled() => return, () = tokio::time::sleep(pause) => {} }
+            tokio::select! { _ = peer.end.cancelled() => return, () = tokio::time::sleep(pause) => {} }
             pause = (pause * 2).min(Duration::from_millis(500));
         }
     }
 
     /// Connects and shakes hands.
     async fn connect(&self, peer: &Peer) -> std::io::Result<TokioIo<hyper::upgrade::Upgraded>> {
-        let address = peer.address();
-        let opened = greeting::open(&self.outbound, &address).await?;
-        let ours = self.handshake()?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(opened))
-            .await
-            .map_err(std::io::Error::other)?;
-        tokio::spawn(connection.with_upgrades());
-        let request = Request::builder()
-            .uri(CONNECT_PATH)
-            .header(header::HOST, &address)
-            .header(header::CONNECTION, "upgrade")
-            .header(header::UPGRADE, PROTOCOL)
-            .header(HANDSHAKE, &ours)
-            .body(Body::empty())
-            .map_err(std::io::Error::other)?;
+        let address = self.address_of(peer);
         let sent_ms = jiff::Timestamp::now().as_millisecond();
-        let response = sender.send_request(request).await.map_err(std::io::Error::other)?;
+        let handshake = self.handshake();
+        let greeting =
+            Greeting { address: &address, path: CONNECT_PATH, protocol: PROTOCOL, handshake: &handshake };
+        let response = greeting::send(&self.outbound, &greeting).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             let status = response.status();
+            let verdict =
+                response.headers().get(VERDICT).and_then(|v| v.to_str().ok()).and_then(Verdict::parse);
             let body = http_body_util::BodyExt::collect(http_body_util::Limited::new(
                 response.into_body(),
                 64 * 1024,
@@ -498,20 +527,18 @@ impl Transport {
             .unwrap_or_default();
             let why = serde_json::from_slice::<api::Problem>(&body)
                 .map_or_else(|_| status.to_string(), |p| p.detail);
+            if let Some(verdict) = verdict {
+                self.listener.verdict(verdict, format!("{} says: {why}", peer.member.node_id));
+            }
             return Err(std::io::Error::other(format!("refused: {why}")));
         }
-        let (raft_id, hello) = self.admit(response.headers()).map_err(std::io::Error::other)?;
-        if raft_id != peer.member.raft_id() {
+        let (raft_id, hello) = self.admit(response.headers()).map_err(|r| std::io::Error::other(r.why))?;
+        if raft_id != peer.raft_id {
             return Err(std::io::Error::other(format!("{address} answers as node {}", hello.node_id)));
         }
         let middle = (sent_ms + jiff::Timestamp::now().as_millisecond()) / 2;
-        let answer = response.headers().clone();
-        let theirs = text_of(&answer, HANDSHAKE);
-        let upgraded = hyper::upgrade::on(response).await.map_err(std::io::Error::other)?;
-        let mut stream = TokioIo::new(upgraded);
-        greeting::prove(self.outbound.secret(), &answer, &ours, &theirs, &mut stream).await?;
-        self.greeted(raft_id, &hello, middle)?;
-        Ok(stream)
+        peer.state.lock().clock_offset_ms = Some(hello.now_ms - middle);
+        hyper::upgrade::on(response).await.map(TokioIo::new).map_err(std::io::Error::other)
     }
 
     /// Sends what is queued, and a pulse now and then; takes the echoes.
@@ -562,151 +589,9 @@ impl Transport {
     }
 }
 
-/// A header as text.
-fn text_of(headers: &HeaderMap, name: &str) -> String {
-    headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned()
-}
-
-/// True for what no sound peer does; a connection that merely broke is none of it.
-fn is_hostile(why: &std::io::Error) -> bool {
-    matches!(why.kind(), std::io::ErrorKind::InvalidData | std::io::ErrorKind::PermissionDenied)
-}
-
 /// Bounds a step that has no end of its own.
 async fn timeout<T>(limit: Duration, step: impl Future<Output = std::io::Result<T>>) -> std::io::Result<T> {
     tokio::time::timeout(limit, step)
         .await
         .map_err(|_| std::io::Error::new(std::io::ErrorKind::TimedOut, format!("nothing for {limit:?}")))?
-}
-
-fn invalid(why: impl std::fmt::Display) -> std::io::Error {
-    std::io::Error::new(std::io::ErrorKind::InvalidData, why.to_string())
-}
-
-fn frame(kind: u8, payload: &[u8]) -> Bytes {
-    let mut out = BytesMut::with_capacity(payload.len() + 5);
-    out.put_u32(payload.len() as u32 + 1);
-    out.put_u8(kind);
-    out.put_slice(payload);
-    out.freeze()
-}
-
-/// Packs a message and those that wait behind it into one frame; gives their number.
-fn pack(
-    buffer: &mut BytesMut,
-    first: Message,
-    queue: &mut mpsc::Receiver<Message>,
-) -> std::io::Result<usize> {
-    buffer.clear();
-    buffer.put_u32(0);
-    buffer.put_u8(KIND_MESSAGES);
-    let mut count = 0;
-    let mut next = Some(first);
-    while let Some(message) = next.take() {
-        buffer.put_u32(message.compute_size());
-        let bytes = message.write_to_bytes().map_err(invalid)?;
-        buffer.put_slice(&bytes);
-        count += 1;
-        if buffer.len() < WRITE_BYTES {
-            next = queue.try_recv().ok();
-        }
-    }
-    let length = buffer.len() as u32 - 4;
-    buffer[..4].copy_from_slice(&length.to_be_bytes());
-    Ok(count)
-}
-
-/// Takes the messages of a frame; each must come from the peer that shook hands.
-fn unpack(mut payload: Bytes, from: u64) -> std::io::Result<Vec<Message>> {
-    let mut messages = Vec::new();
-    while payload.has_remaining() {
-        if payload.remaining() < 4 {
-            return Err(invalid("a message's length is cut off"));
-        }
-        let length = payload.get_u32() as usize;
-        if payload.remaining() < length {
-            return Err(invalid("a message is cut off"));
-        }
-        let message = Message::parse_from_bytes(&payload.split_to(length)).map_err(invalid)?;
-        // A forwarded read or proposal keeps its first sender; everything else is its own.
-        if message.from != from {
-            return Err(invalid(format!(
-                "a message of member {} came over the connection of {from}",
-                message.from
-            )));
-        }
-        messages.push(message);
-    }
-    Ok(messages)
-}
-
-/// Reads frames; keeps what was read of the next one when a read is given up half-way.
-struct Frames<R> {
-    reader: R,
-    buffer: BytesMut,
-}
-
-impl<R: AsyncRead + Unpin> Frames<R> {
-    fn new(reader: R) -> Self {
-        Frames { reader, buffer: BytesMut::with_capacity(64 * 1024) }
-    }
-
-    async fn next(&mut self) -> std::io::Result<(u8, Bytes)> {
-        loop {
-            if self.buffer.len() >= 4 {
-                let length =
-                    u32::from_be_bytes([self.buffer[0], self.buffer[1], self.buffer[2], self.buffer[3]])
-                        as usize;
-                if length == 0 || length > MAX_FRAME_BYTES {
-                    return Err(invalid(format!(
-                        "a frame of {length} bytes; at most {MAX_FRAME_BYTES} are taken"
-                    )));
-                }
-                if self.buffer.len() >= 4 + length {
-                    self.buffer.advance(4);
-                    let mut payload = self.buffer.split_to(length).freeze();
-                    return Ok((payload.get_u8(), payload));
-                }
-                self.buffer.reserve(4 + length - self.buffer.len());
-            }
-            if self.reader.read_buf(&mut self.buffer).await? == 0 {
-                return Err(std::io::ErrorKind::UnexpectedEof.into());
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn frames_survive_being_cut_anywhere() {
-        let (mut queue_in, mut queue) = mpsc::channel(8);
-        let message = |term| Message { from: 7, term, ..Default::default() };
-        queue_in.send(message(2)).await.unwrap();
-        let _keep = &mut queue_in;
-        let mut buffer = BytesMut::new();
-        assert_eq!(pack(&mut buffer, message(1), &mut queue).unwrap(), 2);
-        let (mut near, far) = tokio::io::duplex(3);
-        let sent = tokio::spawn(async move { near.write_all(&buffer).await });
-        let (kind, payload) = Frames::new(far).next().await.unwrap();
-        sent.await.unwrap().unwrap();
-        assert_eq!(kind, KIND_MESSAGES);
-        let terms: Vec<_> = unpack(payload, 7).unwrap().iter().map(|m| m.term).collect();
-        assert_eq!(terms, [1, 2]);
-    }
-
-    #[tokio::test]
-    async fn hostile_frames_are_refused() {
-        for bytes in [vec![0, 0, 0, 0], vec![0xff, 0xff, 0xff, 0xff, 1]] {
-            let error = Frames::new(&bytes[..]).next().await.unwrap_err();
-            assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
-        }
-        let stranger = Message { from: 8, ..Default::default() }.write_to_bytes().unwrap();
-        let mut payload = (stranger.len() as u32).to_be_bytes().to_vec();
-        payload.extend(&stranger);
-        assert!(unpack(payload.clone().into(), 7).unwrap_err().to_string().contains("member 8"));
-        assert!(unpack(payload[..5].to_vec().into(), 8).is_err());
-    }
 }

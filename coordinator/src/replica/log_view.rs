@@ -8,6 +8,7 @@
 
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{Error, GetEntriesContext, RaftState, Storage, StorageError};
+use std::cell::Cell;
 use std::collections::VecDeque;
 
 /// Reads entries that have left the cache. The simulation gives a vector, the node its log.
@@ -29,9 +30,12 @@ pub struct Truncated {
 /// The log as Raft reads it.
 pub struct LogView<O> {
     hard_state: HardState,
+    /// The sets that a restart began with; Raft itself keeps the present ones.
     conf_state: ConfState,
     truncated: Truncated,
     snapshot: Option<Snapshot>,
+    /// True once a snapshot was asked for that a newer one has to serve.
+    snapshot_wanted: Cell<bool>,
     /// Consecutive entries that end with the log's last one.
     cache: VecDeque<Entry>,
     cache_bytes: u64,
@@ -49,7 +53,8 @@ pub struct LogView<O> {
 pub struct Recovered {
     /// Term, vote and commit.
     pub hard_state: HardState,
-    /// The voters.
+    /// Voters and learners at the snapshot's index, or as founded where there is none; changes
+    /// behind it are taken over again from the log.
     pub conf_state: ConfState,
     /// Where the log begins.
     pub truncated: Truncated,
@@ -67,6 +72,7 @@ impl<O: OlderEntries> LogView<O> {
             conf_state: recovered.conf_state,
             truncated: recovered.truncated,
             snapshot: recovered.snapshot,
+            snapshot_wanted: Cell::new(false),
             cache: VecDeque::new(),
             cache_bytes: 0,
             cache_limit_bytes,
@@ -104,14 +110,14 @@ impl<O: OlderEntries> LogView<O> {
         &self.hard_state
     }
 
-    /// The voters and learners.
-    pub fn conf_state(&self) -> &ConfState {
-        &self.conf_state
-    }
-
     /// Takes the snapshot that may be sent to a peer which is too far behind.
     pub fn set_snapshot(&mut self, snapshot: Snapshot) {
         self.snapshot = Some(snapshot);
+    }
+
+    /// True once after somebody needed a snapshot that the newest one can't serve.
+    pub fn take_snapshot_wanted(&self) -> bool {
+        self.snapshot_wanted.take()
     }
 
     /// Index of that snapshot, 0 without one.
@@ -273,10 +279,22 @@ impl<O: OlderEntries> Storage for LogView<O> {
         Ok(self.last.index)
     }
 
-    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+    /// raft-rs throws a snapshot away whose sets don't name the one that gets it: a member that
+    /// came after the newest snapshot needs a newer one.
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
+        let names_it = |snapshot: &Snapshot| {
+            let sets = snapshot.get_metadata().get_conf_state();
+            let mut named = sets.voters.iter().chain(&sets.learners).chain(&sets.voters_outgoing);
+            named.any(|id| *id == to)
+        };
         match &self.snapshot {
-            Some(snapshot) if snapshot.get_metadata().index >= request_index => Ok(snapshot.clone()),
-            _ => Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable)),
+            Some(snapshot) if snapshot.get_metadata().index >= request_index && names_it(snapshot) => {
+                Ok(snapshot.clone())
+            }
+            _ => {
+                self.snapshot_wanted.set(true);
+                Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+            }
         }
     }
 }

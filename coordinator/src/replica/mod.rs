@@ -17,17 +17,19 @@
 //!   it has written), its vote would not be: the entry it lost may have been committed with its help.
 //! - A proposal's outcome is told once: applied, or unknown when leadership was lost.
 
+mod changes;
 mod log_view;
 mod reads;
 mod suspicion;
 
+pub use changes::ConfOutcome;
 pub use log_view::{LogView, OlderEntries, Recovered, Truncated};
 
 use crate::command::{Batch, Stamp};
 use raft::eraftpb::{Entry, EntryType, HardState, Message, MessageType, Snapshot};
 use raft::{Config, RawNode, ReadOnlyOption, StateRole, Storage};
 use reads::PendingRead;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use suspicion::{Suspicion, behind};
 
 /// Names a proposal or read to whoever waits for it.
@@ -86,6 +88,9 @@ pub struct Committed {
     pub entry: Entry,
     /// The waiters of the commands in it, where this replica proposed it.
     pub tag: Option<Tag>,
+    /// What a change of the membership made of the sets; none for every other entry, and for a
+    /// change that can't be read, at which the node has to stop.
+    pub conf: Option<ConfOutcome>,
 }
 
 /// What is to be done after a turn.
@@ -106,15 +111,35 @@ pub struct Turn {
     pub expired_reads: Vec<Tag>,
     /// Proposals whose outcome nobody here can know any more.
     pub unknown: Vec<Tag>,
+    /// Changes of the membership that were committed as nothing: refused, nothing was done.
+    pub refused: Vec<Tag>,
+    /// True where a member needs a snapshot and the newest one is from before it was a member:
+    /// take one of the present state, and report it with [`Replica::on_snapshot`].
+    pub wants_snapshot: bool,
 }
 
 /// Why a proposal was not taken. Nothing was done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProposeRefused {
     /// This replica does not lead.
     NotLeader,
     /// Too much is in flight, or leadership is being handed over.
     Busy,
+    /// A change of the membership is under way; only one at a time is taken.
+    ChangePending,
+    /// The change makes no sense with the present members.
+    Impossible(String),
+}
+
+/// The replica's place among the members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// It votes (also one that leaves with the end of a joint configuration).
+    Voter,
+    /// It follows without a vote.
+    Learner,
+    /// It is no member by its own log: not yet, or not any more.
+    None,
 }
 
 /// What the replica says of itself.
@@ -122,6 +147,8 @@ pub enum ProposeRefused {
 pub struct Standing {
     /// Raft's role.
     pub role: StateRole,
+    /// Its place among the members.
+    pub place: Place,
     /// True while the log's lost end is not made up.
     pub suspect: bool,
     /// Raft id of the leader, 0 without one.
@@ -147,6 +174,9 @@ pub struct Replica<O: OlderEntries> {
     applied: u64,
     /// (index, term, tag) of this replica's proposals, by index.
     proposals: VecDeque<(u64, u64, Tag)>,
+    /// Those of them that change the membership.
+    changes: BTreeSet<Tag>,
+    refused: Vec<Tag>,
     /// Reads that wait for the next context.
     new_reads: Vec<Tag>,
     /// Ticks since a snapshot was sent to a peer that has not answered.
@@ -228,6 +258,8 @@ impl<O: OlderEntries> Replica<O> {
             raw,
             applied: config.applied,
             proposals: VecDeque::new(),
+            changes: BTreeSet::new(),
+            refused: Vec::new(),
             new_reads: Vec::new(),
             snapshots_sent: BTreeMap::new(),
             reads: BTreeMap::new(),
@@ -280,6 +312,7 @@ impl<O: OlderEntries> Replica<O> {
         }
         self.age_reads();
         self.age_snapshots();
+        self.leave_joint_if_due();
     }
 
     /// Starts an election at once; a cluster of one need not wait.
@@ -353,6 +386,11 @@ impl<O: OlderEntries> Replica<O> {
         self.clear_suspicion();
     }
 
+    /// Writes with entries that were handed out and are not durable here yet.
+    pub fn appends_in_flight(&self) -> usize {
+        self.unsynced.iter().filter(|(_, last)| *last > 0).count()
+    }
+
     /// The machine has applied up to `index`.
     pub fn on_applied(&mut self, index: u64) {
         if index > self.applied {
@@ -411,14 +449,20 @@ impl<O: OlderEntries> Replica<O> {
         self.raw.report_unreachable(raft_id);
     }
 
-    /// Hands leadership to `raft_id`.
+    /// Hands leadership to `raft_id`: a voter that stays one, nearly caught up, and not while a
+    /// change of the membership is under way.
     pub fn transfer_to(&mut self, raft_id: u64) -> Result<(), ProposeRefused> {
         if self.raw.raft.state != StateRole::Leader {
             return Err(ProposeRefused::NotLeader);
         }
+        if self.change_pending() {
+            return Err(ProposeRefused::ChangePending);
+        }
         let last = self.raw.raft.raft_log.last_index();
-        let caught_up = self.raw.raft.prs().get(raft_id).is_some_and(|p| p.matched + 1024 > last);
-        if !self.raw.store().conf_state().voters.contains(&raft_id) || !caught_up {
+        let caught_up = self.raw.raft.prs().get(raft_id).is_some_and(|p| {
+            p.matched + 1024 > last && p.state != raft::ProgressState::Snapshot && p.recent_active
+        });
+        if !self.conf_state().voters.contains(&raft_id) || !caught_up {
             return Err(ProposeRefused::Busy);
         }
         self.raw.transfer_leader(raft_id);
@@ -427,7 +471,7 @@ impl<O: OlderEntries> Replica<O> {
 
     /// The voter that is furthest along, other than this one.
     pub fn best_transferee(&self) -> Option<u64> {
-        let voters = &self.raw.store().conf_state().voters;
+        let voters = self.conf_state().voters;
         self.raw
             .raft
             .prs()
@@ -453,6 +497,7 @@ impl<O: OlderEntries> Replica<O> {
         let applied_term = if leading { raft.raft_log.term(self.applied).unwrap_or(0) } else { 0 };
         Standing {
             role: raft.state,
+            place: self.place(),
             suspect: self.suspect.is_some(),
             leader: raft.leader_id,
             leader_ready: leading && applied_term == raft.term,
@@ -469,11 +514,6 @@ impl<O: OlderEntries> Replica<O> {
         self.raw.store().last()
     }
 
-    /// The voters and learners.
-    pub fn conf_state(&self) -> raft::eraftpb::ConfState {
-        self.raw.store().conf_state().clone()
-    }
-
     /// Elections this replica started.
     pub fn elections(&self) -> u64 {
         self.elections
@@ -488,6 +528,8 @@ impl<O: OlderEntries> Replica<O> {
         }
         turn.unknown.append(&mut self.unknown);
         turn.expired_reads.append(&mut self.expired);
+        turn.refused.append(&mut self.refused);
+        turn.wants_snapshot = self.raw.store().take_snapshot_wanted();
         turn
     }
 
@@ -497,6 +539,7 @@ impl<O: OlderEntries> Replica<O> {
         if ready.ss().is_some_and(|ss| ss.raft_state != StateRole::Leader) {
             self.lead_since = None;
             self.unknown.extend(self.proposals.drain(..).map(|(_, _, tag)| tag));
+            self.changes.clear();
         }
         for read in ready.take_read_states() {
             if let Some(counter) = self.counter_of(&read.request_ctx)
@@ -527,11 +570,12 @@ impl<O: OlderEntries> Replica<O> {
         }
         write.entries = entries;
         let committed = ready.take_committed_entries();
-        turn.apply.extend(committed.into_iter().map(|entry| {
-            let tag = self.tag_of(&entry);
-            Committed { entry, tag }
-        }));
         self.raw.advance_append_async(ready);
+        for entry in committed {
+            let tag = self.tag_of(&entry);
+            let conf = self.take_change(&entry);
+            turn.apply.push(Committed { entry, tag, conf });
+        }
         let last = write.entries.last().map_or(0, |e| e.index);
         self.unsynced.push_back((write.number, last));
         let nothing = write.entries.is_empty()
@@ -552,10 +596,12 @@ impl<O: OlderEntries> Replica<O> {
                 return None;
             }
             self.proposals.pop_front();
-            if index == entry.index && term == entry.term {
-                return Some(tag);
+            let emptied = self.changes.remove(&tag) && entry.get_entry_type() == EntryType::EntryNormal;
+            match index == entry.index && term == entry.term {
+                true if emptied => self.refused.push(tag),
+                true => return Some(tag),
+                false => self.unknown.push(tag),
             }
-            self.unknown.push(tag);
         }
         None
     }

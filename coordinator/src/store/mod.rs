@@ -40,7 +40,7 @@ use std::time::{Duration, Instant};
 /// Effects that may wait to be written.
 pub const BACKLOG_BOUND: usize = 500_000;
 /// Effects written in one transaction, about.
-const BATCH_EFFECTS: usize = 5_000;
+const BATCH_EFFECTS: usize = 20_000;
 
 /// Told of every transaction: how many effects, how long.
 pub type OnBatch = Arc<dyn Fn(usize, Duration) + Send + Sync>;
@@ -71,7 +71,7 @@ impl Default for StoreOptions {
             threads: 1,
             settings: BTreeMap::new(),
             backlog_bound: BACKLOG_BOUND,
-            linger: Duration::from_millis(25),
+            linger: Duration::from_millis(500),
             quarantine: None,
             on_batch: None,
         }
@@ -229,6 +229,11 @@ impl Store {
             backlog.dropped_effects += effects.len() as u64;
             return;
         }
+        // The writer has set its alarm once something waits; only then, and where somebody is in a
+        // hurry, does it have to be woken. To wake it for each entry costs more than to apply one.
+        let wake = backlog.entries.is_empty()
+            || backlog.urgent > 0
+            || backlog.effects < BATCH_EFFECTS && backlog.effects + effects.len() >= BATCH_EFFECTS;
         backlog.effects += effects.len();
         // Entries without effects only move the index.
         match backlog.entries.back_mut() {
@@ -236,7 +241,9 @@ impl Store {
             _ => backlog.entries.push_back((index, effects)),
         }
         drop(backlog);
-        self.shared.work.notify_one();
+        if wake {
+            self.shared.work.notify_one();
+        }
     }
 
     /// Has the file hold what the machine knows: `effects` as

@@ -72,11 +72,8 @@ impl Writer {
             let flush = backlog.flush_wanted;
             if !backlog.entries.is_empty() || flush {
                 let due = self.last_commit + shared.options.linger;
-                let hurry = backlog.urgent > 0
-                    || backlog.closing
-                    || flush
-                    || backlog.effects == 0
-                    || backlog.effects >= BATCH_EFFECTS;
+                let hurry =
+                    backlog.urgent > 0 || backlog.closing || flush || backlog.effects >= BATCH_EFFECTS;
                 if hurry || Instant::now() >= due {
                     let entries = take_batch(&mut backlog);
                     let flush = flush && backlog.entries.is_empty();

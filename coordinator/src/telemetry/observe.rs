@@ -3,6 +3,8 @@
 use super::instruments::{counter, counter_f64, gauge, gauge_f64, plain};
 use crate::health::Sampler;
 use crate::http::App;
+use crate::live::Live;
+use crate::members::steward::forgotten;
 use crate::node::{Node, RaftView};
 use crate::store::Store;
 use api::cluster::{PeerStatus, Role};
@@ -22,6 +24,7 @@ pub fn register(app: &App) {
     connections(meter, app);
     raft(meter, &app.node);
     peers(meter, &app.node);
+    members(meter, &app.node, &app.live);
     machine(meter, &app.node);
     store(meter, &app.node, &app.store);
     process(meter, &app.sampler);
@@ -80,6 +83,20 @@ fn peers(meter: &Meter, node: &Node) {
         let last_index = lag.view().last_index;
         let behind = |peer: &PeerStatus| Some((last_index.saturating_sub(peer.match_index?), label(peer)));
         lag.peers().iter().filter_map(behind).collect()
+    });
+}
+
+fn members(meter: &Meter, node: &Node, live: &Live) {
+    let (node, live) = (node.clone(), live.clone());
+    gauge(meter, &metrics::MEMBERS, move || {
+        let standings = node.member_standings();
+        let voters = standings.iter().filter(|m| m.voter).count();
+        let counts = [
+            ("voter", voters),
+            ("learner", standings.len() - voters),
+            ("forgotten", forgotten(&live.config(), &standings).len()),
+        ];
+        counts.map(|(state, n)| (n as u64, vec![KeyValue::new("state", state)])).to_vec()
     });
 }
 

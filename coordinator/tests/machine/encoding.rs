@@ -62,11 +62,12 @@ fn every_command() -> Vec<Command> {
         Command::Checkpoint,
         Command::Evict { before_log_ms: 300, limit: 9 },
         Command::NamedLease { name: "n".into(), holder: "h".into(), ttl_ms: 200 },
+        Command::RaiseVersion { to: 300 },
     ]
 }
 
 /// What version 1 wrote. A change here is a log that older nodes can't read: add a version instead.
-const GOLDEN: [&str; 14] = [
+const GOLDEN: [&str; 15] = [
     "0001017407636f6d6d616e6405027b7d01026f73056c696e757801036370 75ac02c0cf2402e807",
     "010174",
     "020174",
@@ -81,6 +82,7 @@ const GOLDEN: [&str; 14] = [
     "0b",
     "0cac0209",
     "0d016e0168c801",
+    "0eac02",
 ];
 
 fn hex(bytes: &[u8]) -> String {
@@ -105,9 +107,18 @@ fn a_batch_is_written_as_ever() {
 fn every_command_comes_back() {
     let commands = every_command();
     assert_eq!(commands.len(), GOLDEN.len());
+    assert_eq!(commands.len(), Command::KINDS as usize);
     let stamp = Stamp { log_ms: u64::MAX, wall_ms: i64::MIN };
     let encoded: Vec<_> = commands.iter().map(Command::encode).collect();
     assert_eq!(Batch::decode(&Batch::pack(stamp, &encoded)).unwrap(), Batch { stamp, commands });
+}
+
+#[test]
+fn a_command_of_a_newer_program_is_named_as_such() {
+    let entry = Batch::pack(Stamp::default(), &[[Command::KINDS as u8, 0]]);
+    let error = Batch::decode(&entry).unwrap_err();
+    assert!(matches!(error, DecodeError::UnknownCommand { number: Command::KINDS }), "{error}");
+    assert!(error.to_string().contains("update the program"), "{error}");
 }
 
 #[test]

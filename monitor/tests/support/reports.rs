@@ -87,6 +87,7 @@ pub fn healthy(n: usize, of: usize, leader: usize, term: u64, at: Timestamp) -> 
             pid: 4_000 + n as u32,
             boot_nonce: format!("boot-{n}"),
             leader_changes: 1,
+            warnings: Vec::new(),
         },
         health: Health {
             status: HealthStatus::Ok,

@@ -1,37 +1,82 @@
-//! `testbed bench`: durable submissions a second, beside what HTTP itself can do here.
+//! `testbed bench`: what the cluster can do, beside what the machine can do.
 //!
-//! Three real coordinators and the bare handler run on this machine, and are loaded in turns, so
-//! that what else the machine does hits both alike. Only answers of 201 count, by the wall clock.
-//! Afterwards the cluster is asked how many tasks it holds: fewer than it acknowledged is an error,
-//! whatever the speed.
+//! Real coordinators run on this machine and are loaded in turns with a bare HTTP handler (and, with
+//! `--peers`, with etcd), so that what else the machine does hits all alike: compare the ratios, and
+//! the processor time of an operation, rather than absolute rates. Only acknowledgements count, by
+//! the wall clock. Afterwards the cluster is asked how many tasks it holds: fewer than it
+//! acknowledged is an error, whatever the speed.
+//!
+//! One file a case: [`rates`] (writes, batches, reads, one to five nodes), [`life`] (a task from its
+//! submission to its result), [`gaps`] (how long no write succeeds when the leader goes), [`mass`]
+//! (memory, restart and snapshot with many tasks), [`idle`].
 
+pub mod etcd;
+pub mod gaps;
+pub mod grpc;
 pub mod http_limit;
+pub mod idle;
+pub mod life;
+pub mod mass;
+pub mod rates;
 pub mod raw;
 pub mod report;
+pub mod sample;
 
-use crate::process::{Lifetime, Started, last_lines};
 use crate::{Cluster, Error, wait};
-use clap::Args;
-use http_limit::ANNOUNCEMENT;
-use raw::Sample;
-use report::{Machine, Report, Run, Series, Settings};
-use std::collections::BTreeMap;
+use clap::{Args, ValueEnum};
+use report::{Figure, Machine, Report, Series, Settings};
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// The subject that is ours.
+pub const HOLDFAST: &str = "holdfast";
+/// The bare handlers.
+pub const HTTP_LIMIT: &str = "HTTP limit";
+/// etcd by its own protocol.
+pub const ETCD_GRPC: &str = "etcd gRPC";
+/// etcd by its JSON gateway.
+pub const ETCD_HTTP: &str = "etcd HTTP";
 
 /// Bytes of a submission's body.
 const BODY_BYTES: usize = 256;
 /// Load before each measurement that is not counted in it.
 const WARM_UP: Duration = Duration::from_secs(1);
 /// How long an election may take.
-const LEADER_LIMIT: Duration = Duration::from_secs(10);
+const LEADER_LIMIT: Duration = Duration::from_secs(20);
 /// Clients at once at most.
 const MAX_CLIENTS: usize = 10_000;
+
+/// What can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Case {
+    /// Durable submissions, one a request
+    Writes,
+    /// Durable submissions, 100 a request
+    Batches,
+    /// One task by its id: local and linearizable
+    Reads,
+    /// Submit, lease, result, by 64 workers
+    Life,
+    /// Writes and reads with 1, 3 and 5 nodes
+    Nodes,
+    /// The gap in a writer's successes when the leader is killed, stopped or handed over
+    Gaps,
+    /// Memory, restart and snapshot with many tasks
+    Mass,
+    /// Processor time and memory of a cluster that has nothing to do
+    Idle,
+}
 
 /// What to measure.
 #[derive(Debug, Clone, Args)]
 pub struct Arguments {
-    /// Closed loops at once, one case each
+    /// What to measure
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["writes", "batches", "reads", "life", "idle"])]
+    pub cases: Vec<Case>,
+    /// Every case
+    #[arg(long)]
+    pub all: bool,
+    /// Closed loops at once, one series each
     #[arg(long, value_delimiter = ',', default_values_t = [1, 64, 256])]
     pub clients: Vec<usize>,
     /// Seconds a run
@@ -43,19 +88,69 @@ pub struct Arguments {
     /// Runs of each case
     #[arg(long, default_value_t = 3)]
     pub runs: usize,
+    /// Leaders killed, stopped and handed over in `gaps`, of each as many
+    #[arg(long, default_value_t = 10)]
+    pub trials: usize,
+    /// Tasks that `mass` fills the cluster with; a tenth is measured on the way
+    #[arg(long, default_value_t = 100_000)]
+    pub tasks: u64,
+    /// Measure etcd in turns with it (needs Debian's etcd-server)
+    #[arg(long)]
+    pub peers: bool,
     /// File for the figures as JSON
     #[arg(long, default_value = "bench.json")]
     pub json: PathBuf,
 }
 
+impl Arguments {
+    fn check(&self) -> Result<(), Error> {
+        if self.clients.iter().any(|c| *c == 0 || *c > MAX_CLIENTS) || self.clients.is_empty() {
+            return Err(Error::Setting(format!("--clients: counts from 1 to {MAX_CLIENTS}")));
+        }
+        if self.runs == 0 || !(0.1..=3600.0).contains(&self.seconds) {
+            return Err(Error::Setting("--runs must be at least 1, --seconds from 0.1 to 3600".into()));
+        }
+        if self.trials == 0 || self.tasks < mass::BATCH_TASKS * 10 {
+            let least = mass::BATCH_TASKS * 10;
+            return Err(Error::Setting(format!("--trials must be at least 1, --tasks at least {least}")));
+        }
+        Ok(())
+    }
+
+    fn wants(&self, case: Case) -> bool {
+        self.all || self.cases.contains(&case)
+    }
+
+    fn duration(&self) -> Duration {
+        Duration::from_secs_f64(self.seconds)
+    }
+}
+
+/// What the cases have found so far.
+#[derive(Default)]
+pub struct Findings {
+    /// Rates.
+    pub series: Vec<Series>,
+    /// Everything else.
+    pub figures: Vec<Figure>,
+    /// Tasks that were acknowledged by clusters that were counted afterwards.
+    pub acknowledged: u64,
+    /// Tasks these held.
+    pub found: u64,
+}
+
+impl Findings {
+    /// Counts the tasks of a cluster that acknowledged so many.
+    pub async fn count(&mut self, cluster: &Cluster, acknowledged: u64) -> Result<(), Error> {
+        self.acknowledged += acknowledged;
+        self.found += count_tasks(cluster).await?;
+        Ok(())
+    }
+}
+
 /// The command.
 pub async fn run(arguments: Arguments) -> Result<(), Error> {
-    if arguments.clients.iter().any(|c| *c == 0 || *c > MAX_CLIENTS) || arguments.clients.is_empty() {
-        return Err(Error::Setting(format!("--clients: counts from 1 to {MAX_CLIENTS}")));
-    }
-    if arguments.runs == 0 || !(0.1..=3600.0).contains(&arguments.seconds) {
-        return Err(Error::Setting("--runs must be at least 1, --seconds from 0.1 to 3600".into()));
-    }
+    arguments.check()?;
     let report = tokio::select! {
         report = measure(&arguments) => report?,
         _ = tokio::signal::ctrl_c() => return Err(Error::Interrupted("Ctrl-C")),
@@ -73,53 +168,49 @@ async fn measure(arguments: &Arguments) -> Result<Report, Error> {
     if cfg!(debug_assertions) {
         println!("note: this is a debug build; its figures say little");
     }
-    println!("starting {} coordinators", arguments.nodes);
-    let cluster = Cluster::start(arguments.nodes).await?;
-    let limit = Limit::start(&cluster).await?;
-    let duration = Duration::from_secs_f64(arguments.seconds);
-    let mut runs: BTreeMap<(usize, &'static str), Vec<Run>> = BTreeMap::new();
-    let mut acknowledged = 0;
-    for round in 1..=arguments.runs {
-        for (place, clients) in arguments.clients.iter().enumerate() {
-            let leader = cluster.place(cluster.leader(LEADER_LIMIT).await?).address();
-            for (case, address) in [("http_limit", limit.address.clone()), ("submit", leader)] {
-                let request = raw::post_bytes(&address, "/api/tasks", &body());
-                let warm: Sample = raw::load(&address, &request, *clients, WARM_UP).await?;
-                let sample = raw::load(&address, &request, *clients, duration).await?;
-                if case == "submit" {
-                    acknowledged += warm.acknowledged + sample.acknowledged;
-                }
-                println!(
-                    "run {round} of {}: {case}, {clients} clients: {:.0} a second",
-                    arguments.runs,
-                    sample.per_second()
-                );
-                runs.entry((place, case)).or_default().push(Run::of(&sample));
-            }
-        }
+    let etcd = arguments.peers.then(etcd::Etcd::version).transpose()?;
+    let mut findings = Findings::default();
+    if [Case::Writes, Case::Batches, Case::Reads].into_iter().any(|case| arguments.wants(case)) {
+        rates::measure(arguments, &mut findings).await?;
     }
-    let series = runs
-        .into_iter()
-        .map(|((place, case), runs)| Series::of(case, arguments.clients[place], runs))
-        .collect();
-    let found = count_tasks(&cluster).await?;
-    Ok(Report {
+    if arguments.wants(Case::Nodes) {
+        rates::by_nodes(arguments, &mut findings).await?;
+    }
+    if arguments.wants(Case::Life) {
+        life::measure(arguments, &mut findings).await?;
+    }
+    if arguments.wants(Case::Idle) {
+        idle::measure(arguments, &mut findings).await?;
+    }
+    if arguments.wants(Case::Gaps) {
+        gaps::measure(arguments, &mut findings).await?;
+    }
+    if arguments.wants(Case::Mass) {
+        mass::measure(arguments, &mut findings).await?;
+    }
+    let cases = Case::value_variants().iter().filter(|case| arguments.wants(**case));
+    let mut report = Report {
         at: jiff::Timestamp::now(),
         version: api::VERSION,
         build: if cfg!(debug_assertions) { "debug" } else { "release" },
         machine: Machine::this(),
         settings: Settings {
+            cases: cases.map(|case| format!("{case:?}").to_lowercase()).collect(),
             nodes: arguments.nodes,
             seconds: arguments.seconds,
             warm_up_seconds: WARM_UP.as_secs_f64(),
             runs: arguments.runs,
             body_bytes: BODY_BYTES,
-            generator: "load from the testbed's own process on the same machine, straight to the leader",
+            generator: "load from the testbed's own process on the same machine",
+            etcd,
         },
-        series,
-        acknowledged,
-        found,
-    })
+        series: findings.series,
+        figures: findings.figures,
+        acknowledged: findings.acknowledged,
+        found: findings.found,
+    };
+    report.compare();
+    Ok(report)
 }
 
 /// A submission whose body has exactly [`BODY_BYTES`] bytes.
@@ -129,6 +220,12 @@ fn body() -> String {
     format!(r#"{{"type":"noop","config":{{"pad":"{pad}"}}}}"#)
 }
 
+/// A batch of `count` such submissions.
+fn batch_body(count: u64) -> String {
+    let tasks: Vec<String> = (0..count).map(|_| body()).collect();
+    format!(r#"{{"tasks":[{}]}}"#, tasks.join(","))
+}
+
 /// How many tasks the leader holds.
 async fn count_tasks(cluster: &Cluster) -> Result<u64, Error> {
     let leader = cluster.leader(LEADER_LIMIT).await?;
@@ -136,32 +233,9 @@ async fn count_tasks(cluster: &Cluster) -> Result<u64, Error> {
     Ok(status.tasks.values().sum())
 }
 
-/// The bare handler in a process of its own.
-struct Limit {
-    address: String,
-    process: Started,
-}
-
-impl Limit {
-    async fn start(cluster: &Cluster) -> Result<Limit, Error> {
-        let own = std::env::current_exe().map_err(Error::io("find the running program"))?;
-        let log = cluster.folder().join("logs").join("http-limit.log");
-        let process =
-            Started::spawn("http-limit", &own, &["http-limit".to_owned()], &log, Lifetime::WithParent)?;
-        let address = wait::until("the HTTP limit to listen", LEADER_LIMIT, || async {
-            let lines = last_lines(&log, 1);
-            let address = lines.first().and_then(|line| line.strip_prefix(ANNOUNCEMENT));
-            address.map(str::to_owned).ok_or_else(|| "no line of output".to_owned())
-        })
-        .await?;
-        Ok(Limit { address, process })
-    }
-}
-
-impl Drop for Limit {
-    fn drop(&mut self) {
-        self.process.kill9();
-    }
+/// Pids of the coordinators that run.
+fn pids(cluster: &Cluster) -> Vec<u32> {
+    (0..cluster.len()).filter_map(|index| cluster.pid(index)).collect()
 }
 
 #[cfg(test)]
@@ -173,5 +247,7 @@ mod tests {
         assert_eq!(body().len(), BODY_BYTES);
         let task: api::task::NewTask = serde_json::from_str(&body()).unwrap();
         assert_eq!(task.kind, "noop");
+        let batch: api::task::NewBatch = serde_json::from_str(&batch_body(100)).unwrap();
+        assert_eq!(batch.tasks.len(), 100);
     }
 }

@@ -1,118 +1,110 @@
 //! The load generator: closed loops over keep-alive connections, with as little work of its own as
 //! can be, since it shares the machine with what it measures.
 //!
-//! The request is built once and written as bytes. Of the answer only the status and the length
-//! are read. A general HTTP client would take more processor time than the server under test.
+//! The request is built once and written as bytes; where every request has to name something of
+//! its own, sixteen digits in it are counted up. Of the answer only the status and the length are
+//! read. A general HTTP client would take more processor time than the server under test.
 
+use super::sample::Sample;
 use crate::Error;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// The largest answer that is read.
-const MAX_ANSWER_BYTES: usize = 64 * 1024;
+const MAX_ANSWER_BYTES: usize = 256 * 1024;
 /// How long one answer may take before the exchange counts as failed.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// Pause after an answer that is no acknowledgement, so that a refusing server is not hammered.
 const REFUSED_PAUSE: Duration = Duration::from_millis(10);
+/// Stands in a request where a number of its own goes.
+pub const NUMBER: &str = "0000000000000000";
 
-/// What one measurement saw.
-#[derive(Debug, Clone, Default)]
-pub struct Sample {
-    /// Requests answered 201.
-    pub acknowledged: u64,
-    /// Requests answered otherwise.
-    pub refused: u64,
-    /// Exchanges that broke; nobody knows what became of them.
-    pub broken: u64,
-    /// Seconds by the wall clock.
-    pub seconds: f64,
-    /// Latencies of the acknowledged ones, microseconds, ascending.
-    pub latencies_us: Vec<u32>,
-    /// What was answered first instead of 201.
-    pub first_refusal: Option<String>,
+/// Numbers for requests; never the same twice in one process.
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
+/// What is sent, and where.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// `host:port`.
+    pub address: String,
+    bytes: Vec<u8>,
+    numbers_at: Vec<usize>,
 }
 
-impl Sample {
-    /// Acknowledged requests a second, by the wall clock.
-    pub fn per_second(&self) -> f64 {
-        if self.seconds > 0.0 { self.acknowledged as f64 / self.seconds } else { 0.0 }
+impl Request {
+    /// A POST of this JSON; every [`NUMBER`] in it is replaced by one of its own.
+    pub fn post(address: &str, path: &str, body: &str) -> Request {
+        Request::of(
+            address,
+            format!(
+                "POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+                body.len()
+            ),
+        )
     }
 
-    /// The latency that `part` (0 to 1) of the requests did not exceed, milliseconds.
-    pub fn percentile_ms(&self, part: f64) -> f64 {
-        let last = self.latencies_us.len().saturating_sub(1);
-        let place = (last as f64 * part).round() as usize;
-        self.latencies_us.get(place).map_or(0.0, |us| f64::from(*us) / 1000.0)
+    /// A GET.
+    pub fn get(address: &str, path: &str) -> Request {
+        Request::of(address, format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n\r\n"))
     }
 
-    fn add(&mut self, other: Sample) {
-        self.acknowledged += other.acknowledged;
-        self.refused += other.refused;
-        self.broken += other.broken;
-        self.latencies_us.extend(other.latencies_us);
-        self.first_refusal = self.first_refusal.take().or(other.first_refusal);
+    fn of(address: &str, text: String) -> Request {
+        let numbers_at = text.match_indices(NUMBER).map(|(at, _)| at).collect();
+        Request { address: address.to_owned(), bytes: text.into_bytes(), numbers_at }
+    }
+
+    fn renumber(&mut self) {
+        for at in &self.numbers_at {
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
+            self.bytes[*at..*at + NUMBER.len()].copy_from_slice(format!("{number:016}").as_bytes());
+        }
     }
 }
 
-/// The bytes of a POST of `body`.
-pub fn post_bytes(address: &str, path: &str, body: &str) -> Vec<u8> {
-    format!(
-        "POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .into_bytes()
-}
-
-/// Lets `clients` connections send `request` to `address`, each the next one as soon as it has its
-/// answer, for `duration`.
+/// Lets `clients` connections send these requests (spread over them evenly), each the next one as
+/// soon as it has its answer, for `duration`. What is answered with `expected` counts.
 pub async fn load(
-    address: &str,
-    request: &[u8],
+    requests: &[Request],
+    expected: u16,
     clients: usize,
     duration: Duration,
 ) -> Result<Sample, Error> {
     let mut connections = Vec::with_capacity(clients);
-    for _ in 0..clients {
-        connections.push(Connection::open(address).await?);
+    for client in 0..clients {
+        let request = requests[client % requests.len()].clone();
+        connections.push((Connection::open(&request.address).await?, request));
     }
     let began = Instant::now();
     let deadline = began + duration;
     let mut loops = Vec::with_capacity(clients);
-    for connection in connections {
-        let request = request.to_vec();
-        loops.push(tokio::spawn(closed_loop(connection, request, deadline)));
+    for (connection, request) in connections {
+        loops.push(tokio::spawn(closed_loop(connection, request, expected, deadline)));
     }
-    let mut sample = Sample::default();
-    for one in loops {
-        sample.add(one.await.map_err(|e| Error::Http { address: address.into(), why: e.to_string() })?);
-    }
-    sample.seconds = began.elapsed().as_secs_f64();
-    sample.latencies_us.sort_unstable();
-    Ok(sample)
+    Sample::gather(loops, began).await
 }
 
-async fn closed_loop(mut connection: Connection, request: Vec<u8>, deadline: Instant) -> Sample {
+async fn closed_loop(
+    mut connection: Connection,
+    mut request: Request,
+    expected: u16,
+    deadline: Instant,
+) -> Sample {
     let mut sample = Sample::default();
     loop {
         let began = Instant::now();
         if began >= deadline {
             return sample;
         }
-        let exchange = tokio::time::timeout(ANSWER_LIMIT, connection.exchange(&request)).await;
-        match exchange {
-            Ok(Ok(201)) => {
-                sample.acknowledged += 1;
-                sample.latencies_us.push(u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX));
-            }
-            Ok(Ok(status)) => {
-                sample.refused += 1;
-                if sample.first_refusal.is_none() {
-                    sample.first_refusal = Some(format!("{status}: {}", connection.excerpt()));
-                }
+        request.renumber();
+        match connection.ask(&request).await {
+            Ok(status) if status == expected => sample.acknowledge(began),
+            Ok(status) => {
+                sample.refuse(|| format!("{status}: {}", connection.excerpt()));
                 tokio::time::sleep(REFUSED_PAUSE).await;
             }
-            Ok(Err(_)) | Err(_) => {
+            Err(_) => {
                 sample.broken += 1;
                 match Connection::open(&connection.address).await {
                     Ok(fresh) => connection = fresh,
@@ -124,7 +116,7 @@ async fn closed_loop(mut connection: Connection, request: Vec<u8>, deadline: Ins
 }
 
 /// One keep-alive connection.
-struct Connection {
+pub struct Connection {
     address: String,
     stream: TcpStream,
     buffer: Vec<u8>,
@@ -132,13 +124,38 @@ struct Connection {
 }
 
 impl Connection {
-    async fn open(address: &str) -> Result<Connection, Error> {
+    /// Connects.
+    pub async fn open(address: &str) -> Result<Connection, Error> {
         let stream = TcpStream::connect(address).await.map_err(Error::io(format!("connect to {address}")))?;
         stream.set_nodelay(true).map_err(Error::io("set TCP_NODELAY"))?;
         Ok(Connection { address: address.to_owned(), stream, buffer: vec![0; 4096], filled: 0 })
     }
 
-    /// Sends `request` and reads one whole answer; gives its status.
+    /// Where it goes.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Sends a request and reads its whole answer, within a limit; gives its status.
+    pub async fn ask(&mut self, request: &Request) -> Result<u16, Error> {
+        match tokio::time::timeout(ANSWER_LIMIT, self.exchange(&request.bytes)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Error::Http { address: self.address.clone(), why: "no answer in time".into() }),
+        }
+    }
+
+    /// Posts this body; gives the status.
+    pub async fn post(&mut self, path: &str, body: &str) -> Result<u16, Error> {
+        let request = Request::post(&self.address, path, body);
+        self.exchange(&request.bytes).await
+    }
+
+    /// The body of the last answer.
+    pub fn body(&self) -> &[u8] {
+        let answer = &self.buffer[..self.filled];
+        answer.windows(4).position(|w| w == b"\r\n\r\n").map_or(&[], |head| &answer[head + 4..])
+    }
+
     async fn exchange(&mut self, request: &[u8]) -> Result<u16, Error> {
         let fault = |why: &str| Error::Http { address: self.address.clone(), why: why.to_owned() };
         let broken = fault("the connection was closed in the middle of an answer");
@@ -168,9 +185,9 @@ impl Connection {
         }
     }
 
-    fn excerpt(&self) -> String {
-        let text = String::from_utf8_lossy(&self.buffer[..self.filled]);
-        text.split("\r\n\r\n").nth(1).unwrap_or_default().chars().take(300).collect()
+    /// The beginning of the last answer's body, for people.
+    pub fn excerpt(&self) -> String {
+        String::from_utf8_lossy(self.body()).chars().take(300).collect()
     }
 }
 
@@ -200,16 +217,15 @@ mod tests {
     }
 
     #[test]
-    fn percentiles_of_a_known_series() {
-        let sample = Sample {
-            acknowledged: 101,
-            seconds: 2.0,
-            latencies_us: (0..=100).map(|i| i * 1000).collect(),
-            ..Sample::default()
-        };
-        assert_eq!((sample.percentile_ms(0.5), sample.percentile_ms(0.99)), (50.0, 99.0));
-        assert_eq!(sample.per_second(), 50.5);
-        assert_eq!(Sample::default().percentile_ms(0.99), 0.0);
+    fn every_request_has_a_number_of_its_own() {
+        let mut request = Request::post("h:1", "/p", &format!("{{\"a\":\"{NUMBER}\",\"b\":\"{NUMBER}\"}}"));
+        let mut bodies = std::collections::BTreeSet::new();
+        for _ in 0..3 {
+            request.renumber();
+            bodies.insert(request.bytes.clone());
+            assert!(!request.bytes.windows(16).any(|w| w == NUMBER.as_bytes()));
+        }
+        assert_eq!(bodies.len(), 3);
     }
 
     #[tokio::test]
@@ -231,8 +247,8 @@ mod tests {
                 stream.write_all(b"{}").await.unwrap();
             }
         });
-        let request = post_bytes(&address, "/api/tasks", "{}");
-        let sample = load(&address, &request, 1, Duration::from_millis(300)).await.unwrap();
+        let request = Request::post(&address, "/api/tasks", "{}");
+        let sample = load(&[request], 201, 1, Duration::from_millis(300)).await.unwrap();
         assert!(sample.acknowledged > 0 && sample.acknowledged.abs_diff(sample.refused) <= 1, "{sample:?}");
         assert_eq!(sample.broken, 0);
         assert_eq!(sample.first_refusal.as_deref(), Some("503: {}"));

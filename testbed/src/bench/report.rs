@@ -1,6 +1,6 @@
-//! The bench's figures as a table and as JSON.
+//! The bench's figures as tables and as JSON.
 
-use super::raw::Sample;
+use super::sample::{Processor, Sample};
 use crate::Error;
 use comfy_table::{Table, presets};
 use serde::Serialize;
@@ -9,30 +9,37 @@ use std::path::Path;
 /// One run of one case.
 #[derive(Debug, Clone, Serialize)]
 pub struct Run {
-    /// Acknowledged requests a second.
+    /// Acknowledged operations a second.
     pub per_second: f64,
     /// Median latency, ms.
     pub p50_ms: f64,
     /// 99th percentile of the latency, ms.
     pub p99_ms: f64,
+    /// Processor time of the tested processes for one operation, microseconds.
+    pub cpu_us: f64,
+    /// Processor time of the load generator for one operation, microseconds.
+    pub generator_cpu_us: f64,
     /// Acknowledged requests.
     pub acknowledged: u64,
     /// Requests answered otherwise.
     pub refused: u64,
     /// Exchanges that broke.
     pub broken: u64,
-    /// What was answered first instead of 201.
+    /// What was answered first instead of the acknowledgement.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_refusal: Option<String>,
 }
 
 impl Run {
-    /// The figures of a sample.
-    pub fn of(sample: &Sample) -> Run {
+    /// The figures of a sample; a request stands for `weight` operations.
+    pub fn of(sample: &Sample, processor: Processor, weight: u64) -> Run {
+        let operations = (sample.acknowledged * weight).max(1) as f64;
         Run {
-            per_second: sample.per_second(),
+            per_second: sample.per_second() * weight as f64,
             p50_ms: sample.percentile_ms(0.5),
             p99_ms: sample.percentile_ms(0.99),
+            cpu_us: processor.tested_seconds * 1e6 / operations,
+            generator_cpu_us: processor.own_seconds * 1e6 / operations,
             acknowledged: sample.acknowledged,
             refused: sample.refused,
             broken: sample.broken,
@@ -63,34 +70,79 @@ impl Spread {
     }
 }
 
-/// Every run of one case at one count of clients.
+/// Every run of one case.
 #[derive(Debug, Clone, Serialize)]
 pub struct Series {
-    /// `submit` or `http_limit`.
-    pub case: &'static str,
+    /// Who was measured.
+    pub subject: String,
+    /// What it did.
+    pub case: String,
     /// Closed loops at once.
     pub clients: usize,
-    /// Acknowledged requests a second.
+    /// Operations a second.
     pub per_second: Spread,
     /// Median latency, ms.
     pub p50_ms: Spread,
     /// 99th percentile, ms.
     pub p99_ms: Spread,
+    /// Processor time of the tested processes for one operation, microseconds.
+    pub cpu_us: Spread,
+    /// Processor time of the generator for one operation, microseconds.
+    pub generator_cpu_us: Spread,
+    /// Operations a second beside the HTTP limit's in the same run.
+    pub of_http_limit: Option<f64>,
+    /// Operations a second beside etcd's (gRPC) in the same run.
+    pub of_etcd: Option<f64>,
     /// Each run.
     pub runs: Vec<Run>,
 }
 
 impl Series {
     /// The series of these runs.
-    pub fn of(case: &'static str, clients: usize, runs: Vec<Run>) -> Series {
+    pub fn of(subject: &str, case: &str, clients: usize, runs: Vec<Run>) -> Series {
+        let spread = |figure: fn(&Run) -> f64| Spread::of(runs.iter().map(figure));
         Series {
-            case,
+            subject: subject.to_owned(),
+            case: case.to_owned(),
             clients,
-            per_second: Spread::of(runs.iter().map(|r| r.per_second)),
-            p50_ms: Spread::of(runs.iter().map(|r| r.p50_ms)),
-            p99_ms: Spread::of(runs.iter().map(|r| r.p99_ms)),
+            per_second: spread(|r| r.per_second),
+            p50_ms: spread(|r| r.p50_ms),
+            p99_ms: spread(|r| r.p99_ms),
+            cpu_us: spread(|r| r.cpu_us),
+            generator_cpu_us: spread(|r| r.generator_cpu_us),
+            of_http_limit: None,
+            of_etcd: None,
             runs,
         }
+    }
+
+    /// Median ratio of the runs that were made in the same turn.
+    pub fn ratio_to(&self, other: &Series) -> f64 {
+        let pairs = self.runs.iter().zip(&other.runs).filter(|(_, o)| o.per_second > 0.0);
+        Spread::of(pairs.map(|(own, other)| own.per_second / other.per_second)).median
+    }
+}
+
+/// A figure that is no rate.
+#[derive(Debug, Clone, Serialize)]
+pub struct Figure {
+    /// Who was measured.
+    pub subject: String,
+    /// What.
+    pub name: String,
+    /// Its unit.
+    pub unit: &'static str,
+    /// Median, least and greatest.
+    pub spread: Spread,
+    /// How many measurements.
+    pub count: usize,
+}
+
+impl Figure {
+    /// A figure of these measurements.
+    pub fn of(subject: &str, name: impl Into<String>, unit: &'static str, values: &[f64]) -> Figure {
+        let spread = Spread::of(values.iter().copied());
+        Figure { subject: subject.to_owned(), name: name.into(), unit, spread, count: values.len() }
     }
 }
 
@@ -132,7 +184,9 @@ impl Machine {
 /// What was asked for.
 #[derive(Debug, Clone, Serialize)]
 pub struct Settings {
-    /// Coordinators.
+    /// The cases.
+    pub cases: Vec<String>,
+    /// Coordinators, where a case does not say otherwise.
     pub nodes: usize,
     /// Seconds a run.
     pub seconds: f64,
@@ -140,10 +194,12 @@ pub struct Settings {
     pub warm_up_seconds: f64,
     /// Runs of each case.
     pub runs: usize,
-    /// Bytes of a request's body.
+    /// Bytes of a submission's body.
     pub body_bytes: usize,
     /// Where the load came from.
     pub generator: &'static str,
+    /// The etcd beside it.
+    pub etcd: Option<String>,
 }
 
 /// Everything.
@@ -159,25 +215,44 @@ pub struct Report {
     pub machine: Machine,
     /// How.
     pub settings: Settings,
-    /// The figures.
+    /// Rates.
     pub series: Vec<Series>,
-    /// Tasks the cluster acknowledged, warm-ups included.
+    /// Everything else.
+    pub figures: Vec<Figure>,
+    /// Tasks the cluster acknowledged, warm-ups included, where they were counted again.
     pub acknowledged: u64,
-    /// Tasks the cluster held afterwards.
+    /// Tasks it held afterwards.
     pub found: u64,
 }
 
 impl Report {
-    /// The table for people.
+    /// Fills in the ratios of series that were measured in turns.
+    pub fn compare(&mut self) {
+        let ratio = |own: &Series, subject: &str, all: &[Series]| {
+            let kind = own.case.split(',').next().unwrap_or_default();
+            let other = all.iter().find(|o| {
+                o.subject == subject && o.clients == own.clients && (o.case == own.case || o.case == kind)
+            })?;
+            (own.subject != other.subject).then(|| own.ratio_to(other))
+        };
+        let all = self.series.clone();
+        for series in &mut self.series {
+            series.of_http_limit = ratio(series, super::HTTP_LIMIT, &all);
+            series.of_etcd = ratio(series, super::ETCD_GRPC, &all);
+        }
+    }
+
+    /// The tables for people.
     pub fn print(&self) {
         println!(
-            "{}, {} cores, {:.0} GiB, Linux {}; holdfast {} ({} build)",
+            "{}, {} cores, {:.0} GiB, Linux {}; holdfast {} ({} build){}",
             self.machine.cpu,
             self.machine.cores,
             self.machine.memory_bytes as f64 / f64::from(1 << 30),
             self.machine.kernel,
             self.version,
             self.build,
+            self.settings.etcd.as_ref().map(|e| format!("; {e}")).unwrap_or_default(),
         );
         println!(
             "{} coordinators; {} B bodies; {} runs of {} s after {} s of warm-up; {}",
@@ -188,44 +263,81 @@ impl Report {
             self.settings.warm_up_seconds,
             self.settings.generator,
         );
+        if !self.series.is_empty() {
+            println!("{}", self.rates());
+        }
+        if !self.figures.is_empty() {
+            println!("{}", self.others());
+        }
+        if self.acknowledged > 0 {
+            println!("acknowledged {} tasks, warm-ups included; read back {}", self.acknowledged, self.found);
+        }
+        for series in &self.series {
+            for run in &series.runs {
+                if let Some(refusal) = &run.first_refusal {
+                    println!(
+                        "{} {}, {} clients: {} refused and {} broken in one run, first: {refusal}",
+                        series.subject, series.case, series.clients, run.refused, run.broken
+                    );
+                }
+            }
+        }
+    }
+
+    fn rates(&self) -> Table {
         let mut table = Table::new();
-        table.load_style(presets::UTF8_BORDERS_ONLY);
+        table.load_style(presets::ASCII_MARKDOWN);
         table.set_header([
-            "",
+            "what",
+            "of",
             "clients",
             "a second",
             "(min to max)",
             "p50 ms",
             "p99 ms",
-            "of the HTTP limit",
+            "CPU us",
+            "+ generator",
+            "x HTTP limit",
+            "x etcd",
         ]);
+        let ratio = |value: Option<f64>| value.map(|r| format!("{r:.2}")).unwrap_or_default();
         for series in &self.series {
-            let name = match series.case {
-                "submit" => "durable submissions",
-                _ => "HTTP limit",
-            };
             table.add_row([
-                name.to_owned(),
+                series.case.clone(),
+                series.subject.clone(),
                 series.clients.to_string(),
                 format!("{:.0}", series.per_second.median),
                 format!("{:.0} to {:.0}", series.per_second.min, series.per_second.max),
                 format!("{:.2}", series.p50_ms.median),
                 format!("{:.2}", series.p99_ms.median),
-                self.ratio(series).map(|r| format!("{r:.2}")).unwrap_or_default(),
+                format!("{:.1}", series.cpu_us.median),
+                format!("{:.1}", series.generator_cpu_us.median),
+                ratio(series.of_http_limit),
+                ratio(series.of_etcd),
             ]);
         }
-        println!("{table}");
-        println!("acknowledged {} tasks, warm-ups included; read back {}", self.acknowledged, self.found);
-        for run in self.series.iter().flat_map(|s| &s.runs) {
-            if let Some(refusal) = &run.first_refusal {
-                println!("{} refused and {} broken in one run, first: {refusal}", run.refused, run.broken);
-            }
-        }
+        table
     }
 
-    fn ratio(&self, series: &Series) -> Option<f64> {
-        let limit = self.series.iter().find(|s| s.case == "http_limit" && s.clients == series.clients)?;
-        (series.case == "submit").then(|| series.per_second.median / limit.per_second.median)
+    fn others(&self) -> Table {
+        let mut table = Table::new();
+        table.load_style(presets::ASCII_MARKDOWN);
+        table.set_header(["what", "of", "median", "min", "max", "", "times"]);
+        for figure in &self.figures {
+            let digits = |value: f64| {
+                if value.abs() >= 100.0 { format!("{value:.0}") } else { format!("{value:.2}") }
+            };
+            table.add_row([
+                figure.name.clone(),
+                figure.subject.clone(),
+                digits(figure.spread.median),
+                digits(figure.spread.min),
+                digits(figure.spread.max),
+                figure.unit.to_owned(),
+                figure.count.to_string(),
+            ]);
+        }
+        table
     }
 
     /// Writes it as JSON.

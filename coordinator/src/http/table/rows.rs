@@ -1,15 +1,15 @@
 //! The rows of the table, by resource.
 
 use super::{
-    ADMINISTER, ADMINISTER_OR_NODE, Allowed, Content, Endpoint, OPERATE, VIEW, WORK, WORK_OR_OPERATE, delete,
-    get, post,
+    ADMINISTER, Allowed, Content, Endpoint, OPERATE, VIEW, WORK, WORK_OR_OPERATE, delete, get, post,
 };
 use crate::http::read::Freshness;
 use crate::http::tasks::{ListQuery, Nothing, Repeated};
 use crate::http::{cluster, node_health, observe, results};
 use api::ErrorCode::{
-    BodyTooLarge, DiskFull, InvalidState, LeaseHeld, Maintenance as InMaintenance, RateLimited, StaleEpoch,
-    StaleToken, TaskIdTaken, Unauthorized, Unavailable, UnknownMember, UnknownTask, UnknownWorker,
+    BodyTooLarge, ChangePending, DiskFull, InvalidState, LeaseHeld, Maintenance as InMaintenance,
+    RateLimited, StaleEpoch, StaleToken, TaskIdTaken, Unauthorized, Unavailable, UnknownMember, UnknownTask,
+    UnknownWorker,
 };
 use api::{access, cluster as wire, task, worker};
 
@@ -141,12 +141,20 @@ fn the_cluster() -> Vec<Endpoint> {
             .query::<Freshness>()
             .gives::<wire::Members>(200, "Voters first.")
             .refuses(&[Unavailable]),
-        post("/api/cluster/members", ADMINISTER_OR_NODE, "Adds a member.").takes_json().unbuilt(),
+        post("/api/cluster/members", ADMINISTER, "Takes a node in, as a learner first.")
+            .takes::<wire::AddMember>()
+            .gives::<wire::MemberChanged>(201, "It was taken in.")
+            .gives::<wire::MemberChanged>(200, "It was a member before.")
+            .led()
+            .refuses(&[InvalidState, ChangePending, UnknownMember]),
         get("/api/cluster/members/{node_id}", VIEW, "One member.")
             .query::<Freshness>()
             .gives::<wire::Member>(200, "The member.")
             .refuses(&[UnknownMember, Unavailable]),
-        delete("/api/cluster/members/{node_id}", ADMINISTER, "Removes a member.").unbuilt(),
+        delete("/api/cluster/members/{node_id}", ADMINISTER, "Takes a member out.")
+            .gives::<wire::MemberChanged>(200, "It is out.")
+            .led()
+            .refuses(&[InvalidState, ChangePending, UnknownMember]),
         post("/api/cluster/transfer", OPERATE, "Moves leadership to another voter.")
             .may_take::<wire::Transfer>()
             .gives::<wire::Leadership>(200, "Who leads now.")
@@ -172,6 +180,10 @@ fn admin() -> Vec<Endpoint> {
             .gives::<wire::Leadership>(200, "Who leads now.")
             .led()
             .refuses(&[InvalidState]),
+        post("/api/admin/rejoin", ADMINISTER, "Lets a failed or removed node begin anew as a new member.")
+            .takes::<wire::Rejoin>()
+            .gives::<wire::MemberChanged>(202, "It begins anew.")
+            .refuses(&[InvalidState, Unavailable]),
         post("/api/admin/snapshot", OPERATE, "Takes a snapshot now.").takes_json().unbuilt(),
         post("/api/admin/force_sync", OPERATE, "Replaces this node's state by the majority's.")
             .takes_json()
@@ -199,6 +211,7 @@ fn access_and_description() -> Vec<Endpoint> {
 }
 
 fn peers() -> Vec<Endpoint> {
+    use crate::members::join::JOIN_PATH;
     use crate::raft::founding::{FOUND_PATH, IDENTITY_PATH};
     use crate::raft::snapshots::SNAPSHOT_PATH;
     use crate::raft::transport::CONNECT_PATH;
@@ -208,9 +221,14 @@ fn peers() -> Vec<Endpoint> {
             .takes_json()
             .answers(204, "Accepted, durably.", Content::Empty)
             .refuses(&[InvalidState, BodyTooLarge]),
-        get(CONNECT_PATH, Allowed::Handshake, "Upgrades to frames between peers.")
+        get(CONNECT_PATH, Allowed::Peers, "Upgrades to frames between peers.")
             .answers(101, "The connection is one of frames now.", Content::Empty)
             .refuses(&[StaleEpoch, InvalidState, Unavailable]),
+        post(JOIN_PATH, Allowed::Peers, "Asks to be taken into the cluster.")
+            .takes_json()
+            .answers(200, "Taken in.", Content::AnyJson)
+            .led()
+            .refuses(&[InvalidState, ChangePending]),
         get(SNAPSHOT_PATH, Allowed::Peers, "A snapshot file.").answers(
             200,
             "The file.",
