@@ -25,7 +25,7 @@ enum Command {
         #[arg(long, default_value = ".holdfast")]
         data: PathBuf,
     },
-    /// Measure durable submissions a second beside the HTTP limit
+    /// Measure what the cluster can do, beside the HTTP limit and etcd
     Bench(bench::Arguments),
     /// Make faults happen
     #[command(after_help = CHAOS)]

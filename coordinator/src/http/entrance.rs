@@ -1,6 +1,6 @@
 //! The one layer round every route: its clock, its id, its guard, the check of the caller, and the way to the leader.
 //!
-//! It is one layer and not three because of what a layer costs: for every request, axum copies the
+//! It is one layer and not four because of what a layer costs: for every request, axum copies the
 //! whole stack of boxed services below it and boxes its future.
 
 use super::{App, access, forward, guard, request_id::Followed, timing};

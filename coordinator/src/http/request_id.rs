@@ -5,7 +5,7 @@
 
 use super::fresh_id;
 use axum::extract::Request;
-use axum::http::{HeaderName, HeaderValue, Method};
+use axum::http::{HeaderName, HeaderValue, Method, Uri};
 use axum::response::Response;
 use std::sync::Arc;
 use std::time::Instant;
@@ -28,7 +28,7 @@ pub fn current() -> Option<Arc<str>> {
 pub struct Followed {
     id: Arc<str>,
     method: Method,
-    path: String,
+    uri: Uri,
     begun: Instant,
 }
 
@@ -42,19 +42,19 @@ impl Followed {
             None if request.method() == Method::GET => return None,
             None => fresh_id().into(),
         };
-        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-        Some(Followed { id, method, path, begun: Instant::now() })
+        let (method, uri) = (request.method().clone(), request.uri().clone());
+        Some(Followed { id, method, uri, begun: Instant::now() })
     }
 
     /// Serves the request under its id.
     pub async fn serve(self, work: impl Future<Output = Response>) -> Response {
-        let Followed { id, method, path, begun } = self;
+        let Followed { id, method, uri, begun } = self;
         let mut response = CURRENT.scope(id.clone(), work).await;
         let (status, took_ms) = (response.status().as_u16(), begun.elapsed().as_millis() as u64);
         if status >= 500 && status != 503 {
-            tracing::warn!(request_id = %id, %method, path, status, took_ms, "request failed");
+            tracing::warn!(request_id = %id, %method, path = uri.path(), status, took_ms, "request failed");
         } else {
-            tracing::debug!(request_id = %id, %method, path, status, took_ms, "request answered");
+            tracing::debug!(request_id = %id, %method, path = uri.path(), status, took_ms, "request answered");
         }
         if let Ok(value) = HeaderValue::from_str(&id) {
             response.headers_mut().entry(REQUEST_ID).or_insert(value);

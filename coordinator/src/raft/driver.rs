@@ -33,8 +33,8 @@ const PEER_QUEUE: usize = 8_192;
 const DRAIN: usize = 4_096;
 /// Bytes packed into one entry, unless one command alone is larger.
 const ENTRY_BYTES: usize = 1024 * 1024;
-/// Entries on their way to the disk at once, while the next one gathers commands.
-const APPENDS_IN_FLIGHT: usize = 1;
+/// How long requests gather for the next entry while one of this leader's is not yet committed.
+const GATHER: Duration = Duration::from_millis(2);
 /// How long proposals wait out a hand-over of leadership.
 const HOLD: Duration = Duration::from_millis(1_000);
 
@@ -162,6 +162,8 @@ struct Waiting {
     /// Reads that know their index and wait until it is applied.
     ready_reads: BTreeMap<u64, Vec<Tag>>,
     fresh: Vec<Proposal>,
+    /// Until when requests gather while a proposal is in flight.
+    gather_until: Instant,
     applied: u64,
     ends: HashMap<u64, Pulse>,
     elections: u64,
@@ -181,6 +183,7 @@ impl<O: OlderEntries> Driver<O> {
             reads: HashMap::new(),
             ready_reads: BTreeMap::new(),
             fresh: Vec::new(),
+            gather_until: Instant::now(),
             applied,
             ends: HashMap::new(),
             elections: 0,
@@ -211,11 +214,22 @@ impl<O: OlderEntries> Driver<O> {
     }
 
     /// Waits for the first input or the next tick, then drains what is there.
+    ///
+    /// While an entry of this leader is on its way, clients wait a moment and are not even listened
+    /// to: an entry costs every node a turn, a write and a message, whatever is in it, and each
+    /// request that wakes this thread costs a switch. Alone, a request goes at once.
     fn receive(&mut self, waiting: &mut Waiting, next_tick: Instant) {
-        let first = crossbeam_channel::select! {
-            recv(self.outbox.threads) -> input => input.ok(),
-            recv(self.outbox.clients) -> input => input.ok(),
-            default(next_tick.saturating_duration_since(Instant::now())) => None,
+        let now = Instant::now();
+        let until = |deadline: Instant| deadline.saturating_duration_since(now);
+        let gathers = !waiting.proposals.is_empty() && now < waiting.gather_until;
+        let first = if gathers {
+            self.outbox.threads.recv_timeout(until(next_tick.min(waiting.gather_until))).ok()
+        } else {
+            crossbeam_channel::select! {
+                recv(self.outbox.threads) -> input => input.ok(),
+                recv(self.outbox.clients) -> input => input.ok(),
+                default(until(next_tick)) => None,
+            }
         };
         if let Some(input) = first {
             self.take(input, waiting);
@@ -223,6 +237,9 @@ impl<O: OlderEntries> Driver<O> {
         for _ in 0..DRAIN {
             let Ok(input) = self.outbox.threads.try_recv() else { break };
             self.take(input, waiting);
+        }
+        if gathers && !waiting.proposals.is_empty() && Instant::now() < waiting.gather_until {
+            return;
         }
         let mut bytes: usize = waiting.fresh.iter().map(|p| p.command.len()).sum();
         while waiting.fresh.len() < self.limits.batch_commands() && bytes < ENTRY_BYTES {
@@ -314,18 +331,9 @@ impl<O: OlderEntries> Driver<O> {
         next_tick
     }
 
-    /// While entries are on their way to the disk, what clients ask for is gathered for the next
-    /// one: an entry costs every node a turn, a write and a message, whatever is in it. The end of
-    /// the write is the next input, so nothing waits longer than one sync.
-    fn may_grow(&self, waiting: &Waiting) -> bool {
-        waiting.fresh.len() < self.limits.batch_commands()
-            && self.replica.appends_in_flight() >= APPENDS_IN_FLIGHT
-            && waiting.fresh.iter().map(|p| p.command.len()).sum::<usize>() < ENTRY_BYTES
-    }
-
     /// Packs what clients asked for into one entry.
     fn propose(&mut self, waiting: &mut Waiting) {
-        if waiting.fresh.is_empty() || self.may_grow(waiting) {
+        if waiting.fresh.is_empty() {
             return;
         }
         let proposals = std::mem::take(&mut waiting.fresh);
@@ -343,6 +351,7 @@ impl<O: OlderEntries> Driver<O> {
             Ok(()) => {
                 self.telemetry.entry_commands(waiters.len() as u64);
                 waiting.proposals.insert(tag, (waiters, since));
+                waiting.gather_until = Instant::now() + GATHER;
             }
             Err(ProposeRefused::Busy) if since.elapsed() < HOLD => {
                 let again = commands.into_iter().zip(waiters);

@@ -386,11 +386,6 @@ impl<O: OlderEntries> Replica<O> {
         self.clear_suspicion();
     }
 
-    /// Writes with entries that were handed out and are not durable here yet.
-    pub fn appends_in_flight(&self) -> usize {
-        self.unsynced.iter().filter(|(_, last)| *last > 0).count()
-    }
-
     /// The machine has applied up to `index`.
     pub fn on_applied(&mut self, index: u64) {
         if index > self.applied {

@@ -10,6 +10,7 @@ use crate::machine::{Effect, Worker};
 use duckdb::types::{TimeUnit, ToSqlOutput, Value};
 use duckdb::{Appender, Connection, ToSql, params};
 use serde::Serialize;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// Entries of the log with their effects.
@@ -91,8 +92,8 @@ fn append_row(out: &mut Appender, index: u64, place: u32, effect: &Effect) -> du
             spec.demand.kind,
             spec.priority,
             &*spec.config,
-            json(&spec.demand.labels),
-            json(&spec.demand.resources),
+            json_map(&spec.demand.labels),
+            json_map(&spec.demand.resources),
             spec.timeout_ms,
             spec.max_retries,
             spec.retry_backoff_ms,
@@ -160,6 +161,11 @@ fn append_worker(
         Millis(worker.registered_wall_ms()),
         Millis(wall_ms)
     ])
+}
+
+/// Most maps are empty.
+fn json_map<V: Serialize>(map: &BTreeMap<String, V>) -> Cow<'static, str> {
+    if map.is_empty() { Cow::Borrowed("{}") } else { Cow::Owned(json(map)) }
 }
 
 fn json(value: &impl Serialize) -> String {

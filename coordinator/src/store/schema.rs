@@ -19,6 +19,9 @@ pub const SCHEMA_VERSION: u32 = 1;
 /// What the mark and `meta.application` say.
 const APPLICATION: &str = "holdfast";
 
+/// Bytes of DuckDB's write-ahead log at which it is moved into the file.
+const CHECKPOINT_THRESHOLD: &str = "64MB";
+
 /// The tables that hold rows of history.
 pub(super) const TABLES: [&str; 6] = ["tasks", "attempts", "results", "reopened", "workers", "events"];
 
@@ -187,7 +190,10 @@ fn config(options: &StoreOptions) -> duckdb::Result<Config> {
     let mut config = Config::default()
         .enable_autoload_extension(false)?
         .max_memory(&format!("{}MB", options.memory_limit_mb))?
-        .threads(i64::from(options.threads.max(1)))?;
+        .threads(i64::from(options.threads.max(1)))?
+        // A checkpoint compresses the last row group anew. The default (16 MB) does that three times
+        // for every group of our rows, this about once.
+        .with("checkpoint_threshold", CHECKPOINT_THRESHOLD)?;
     for (key, value) in &options.settings {
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         config = config.with(key, text)?;
