@@ -149,6 +149,16 @@ impl Client {
         self.call(reqwest::Method::POST, path, Some(body), repeat).await
     }
 
+    /// POST `body` to `path` under an idempotency key: sent again until it is answered, done once.
+    pub async fn post_keyed<B: Serialize + ?Sized, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+        key: &str,
+    ) -> Result<T, ClientError> {
+        self.try_on(reqwest::Method::POST, path, Some(body), Repeat::Idempotent, Some(key)).await
+    }
+
     /// Any call.
     pub async fn call<B: Serialize + ?Sized, T: DeserializeOwned>(
         &self,
@@ -156,6 +166,17 @@ impl Client {
         path: &str,
         body: Option<&B>,
         repeat: Repeat,
+    ) -> Result<T, ClientError> {
+        self.try_on(method, path, body, repeat, None).await
+    }
+
+    async fn try_on<B: Serialize + ?Sized, T: DeserializeOwned>(
+        &self,
+        method: reqwest::Method,
+        path: &str,
+        body: Option<&B>,
+        repeat: Repeat,
+        key: Option<&str>,
     ) -> Result<T, ClientError> {
         let started = Instant::now();
         let mut pause = Duration::from_millis(20);
@@ -166,7 +187,7 @@ impl Client {
         loop {
             let address = self.target();
             let left = self.deadline.saturating_sub(started.elapsed());
-            let attempt = self.once(&method, &address, path, body.as_deref(), left).await;
+            let attempt = self.once(&method, &address, path, body.as_deref(), key, left).await;
             let (last, retry) = match attempt {
                 Ok(answer) => return Ok(answer),
                 Err(Failed::Refused(why)) => {
@@ -211,6 +232,40 @@ impl Client {
         }
     }
 
+    /// GET `path` for a body that is read piece by piece: from the first address that gives it,
+    /// each of which may be silent for `silence`.
+    pub async fn download(&self, path: &str, silence: Duration) -> Result<reqwest::Response, ClientError> {
+        let mut last = ClientError::NoAddress;
+        for address in &self.shared.addresses {
+            let sent = self.http.get(format!("http://{address}{path}")).send();
+            last = match tokio::time::timeout(silence, sent).await {
+                Ok(Ok(answer)) if answer.status().is_success() => return Ok(answer),
+                Ok(Ok(answer)) => {
+                    let status = answer.status();
+                    let bytes = answer.bytes().await.unwrap_or_default();
+                    match serde_json::from_slice::<Problem>(&bytes) {
+                        Ok(problem) => ClientError::Problem(problem),
+                        Err(_) => {
+                            let why = format!("status {status}");
+                            ClientError::Malformed { address: address.clone(), why }
+                        }
+                    }
+                }
+                Ok(Err(e)) => ClientError::Unreachable {
+                    waited_ms: 0,
+                    addresses: address.clone(),
+                    last: error_chain(&e),
+                },
+                Err(_) => ClientError::Unreachable {
+                    waited_ms: silence.as_millis(),
+                    addresses: address.clone(),
+                    last: "silent".into(),
+                },
+            };
+        }
+        Err(last)
+    }
+
     /// One request to one address.
     async fn once<T: DeserializeOwned>(
         &self,
@@ -218,6 +273,7 @@ impl Client {
         address: &str,
         path: &str,
         body: Option<&[u8]>,
+        key: Option<&str>,
         limit: Duration,
     ) -> Result<T, Failed> {
         let scheme = crate::http::scheme(self.secure);
@@ -225,6 +281,9 @@ impl Client {
         let mut request = self.access.authorize(self.http.request(method.clone(), url)).timeout(limit);
         if let Some(body) = body {
             request = request.header("content-type", "application/json").body(body.to_vec());
+        }
+        if let Some(key) = key {
+            request = request.header(crate::IDEMPOTENCY_KEY, key);
         }
         let response = request.send().await.map_err(|e| {
             let why = error_chain(&e);

@@ -81,7 +81,7 @@ pub struct PeerStatus {
     pub rtt_ms: Option<f64>,
     /// The index up to which its log matches, as the leader knows it; none on a follower.
     pub match_index: Option<u64>,
-    /// Its clock minus ours, milliseconds, from the last handshake.
+    /// Its clock minus ours, milliseconds: the sample with the shortest round trip of the last ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock_offset_ms: Option<i64>,
     /// Why it is not reachable.
@@ -98,6 +98,18 @@ pub struct Maintenance {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub since: Option<Timestamp>,
+    /// Who turned it on: a user, what the request called itself, or the program that sent it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
+/// `POST /api/maintenance/enable` and `/disable`; an empty body does as well.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SwitchMaintenance {
+    /// Who does it, at most 128 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
 }
 
 /// `GET /api/status`.
@@ -224,6 +236,10 @@ pub struct StateChecksum {
     pub log_chain: String,
     /// The last 64 checkpoints, oldest first.
     pub checkpoints: Vec<CheckpointRecord>,
+    /// What the last check of the machine's records against these checksums found; none before
+    /// any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub integrity: Option<crate::admin::IntegrityCheck>,
 }
 
 /// `GET /api/health/resources`. Percentages are of the whole machine or file system.
@@ -406,6 +422,32 @@ pub struct NamedLease {
     pub ttl_ms: u64,
     /// The cluster it belongs to.
     pub cluster_id: String,
+}
+
+/// A replicated setting.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct SettingRecord {
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: u64,
+    /// What it is when nobody changed it.
+    pub default: u64,
+    /// The least it may be.
+    pub min: u64,
+    /// The most it may be.
+    pub max: u64,
+    /// What it is.
+    pub help: String,
+}
+
+/// `GET /api/settings`, and the answer to a change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Settings {
+    /// Log index at which they stand.
+    pub index: u64,
+    /// All of them, by name.
+    pub settings: Vec<SettingRecord>,
 }
 
 /// One line of `GET /api/logs`.

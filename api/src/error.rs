@@ -65,6 +65,8 @@ pub enum ErrorCode {
     Forbidden,
     /// Too many failed logins; later again. 429.
     RateLimited,
+    /// The Idempotency-Key was used for another request. 422.
+    IdempotencyKeyReused,
     /// Another change of the membership is under way; nothing was done. 409.
     ChangePending,
     /// No open fault or audit record has this id. 404.
@@ -85,7 +87,7 @@ impl ErrorCode {
             RequestTimeout => 408,
             BodyTooLarge => 413,
             UnsupportedMediaType => 415,
-            Validation => 422,
+            Validation | IdempotencyKeyReused => 422,
             RateLimited => 429,
             Internal => 500,
             NotImplemented => 501,
@@ -131,6 +133,7 @@ impl ErrorCode {
             NotImplemented => "Not available in this version",
             Internal => "Internal error",
             Unauthorized => "The credentials are missing or wrong",
+            IdempotencyKeyReused => "The Idempotency-Key belongs to another request",
             UnknownFault => "No such fault",
             ChangePending => "Another change of the membership is under way",
         }

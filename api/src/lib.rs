@@ -7,6 +7,7 @@
 //! Invariant: a field or code that was released keeps its name and meaning; new ones are added.
 
 pub mod access;
+pub mod admin;
 pub mod client;
 pub mod cluster;
 pub mod config;
@@ -25,6 +26,12 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Header in which a follower says that it forwarded the request, naming itself.
 pub const FORWARDED_BY: &str = "x-holdfast-forwarded-by";
+
+/// Header in which a write without a natural id carries the client's key: sent twice, done once.
+pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// Header in which an answer says that the request had been done before.
+pub const IDEMPOTENCY_REPLAYED: &str = "idempotency-replayed";
 
 /// Header in which an answer names the leader that made it.
 pub const SERVED_BY: &str = "x-holdfast-served-by";

@@ -99,6 +99,7 @@ metrics! {
     LOG_SYNC_DURATION = Histogram "holdfast.log.sync.duration" "s" [] "Time of one synced log write.", LATENCY;
     LOG_SYNC_ENTRIES = Histogram "holdfast.log.sync.entries" "{entry}" [] "Log entries made durable by one sync.", COUNT;
     PEER_RTT = Gauge "holdfast.peer.rtt" "s" ["peer"] "Smoothed round trip to a peer.";
+    PEER_CLOCK_OFFSET = Gauge "holdfast.peer.clock.offset" "s" ["peer"] "A peer's wall clock minus ours.";
     PEER_LAST_CONTACT = Gauge "holdfast.peer.last.contact" "s" ["peer"] "Seconds since anything was heard of a peer.";
     PEER_LAG = Gauge "holdfast.peer.lag" "{entry}" ["peer"] "Entries a peer's log is behind, on the leader.";
     PEER_REACHABLE = Gauge "holdfast.peer.reachable" "{peer}" ["peer"] "1 while the connection to a peer is up.";
@@ -115,6 +116,13 @@ metrics! {
     TASK_RUN_TIME = Histogram "holdfast.task.run.time" "s" [] "From assignment to the accepted result.", DURATION;
     WORKERS = Gauge "holdfast.workers" "{worker}" ["state"] "Workers by state.";
     STATE_CHECKPOINT_INDEX = Gauge "holdfast.state.checkpoint.index" "{entry}" [] "Index of the newest checkpoint of the checksum.";
+    SNAPSHOT_DURATION = Histogram "holdfast.snapshot.duration" "s" [] "Time to write one snapshot of the machine, beside its work.", DURATION;
+    SNAPSHOT_SIZE = Gauge "holdfast.snapshot.size" "By" [] "Size of the newest snapshot.";
+    SNAPSHOT_FAILURES = Counter "holdfast.snapshot.failures" "{snapshot}" [] "Snapshots that could not be written.";
+    SNAPSHOT_FETCHES = Counter "holdfast.snapshot.fetches" "{snapshot}" ["outcome"] "Snapshots fetched from a peer by outcome: fetched, failed.";
+    INTEGRITY_CHECKS = Counter "holdfast.integrity.checks" "{check}" ["part", "outcome"] "Whole checks of the log, the machine and the database, by outcome: sound, damaged.";
+    INTEGRITY_DAMAGED = Gauge "holdfast.integrity.damaged" "{part}" ["part"] "1 while the last check of this part found damage.";
+    INTEGRITY_LAST_CHECK = Gauge "holdfast.integrity.last.check.timestamp" "s" ["part"] "Unix time of the last whole check of this part, 0 before any.";
     STORE_APPLIED_INDEX = Gauge "holdfast.store.applied.index" "{entry}" [] "Highest log index whose effects DuckDB holds.";
     STORE_LAG = Gauge "holdfast.store.lag" "{entry}" [] "Entries DuckDB is behind the machine.";
     STORE_BATCH = Histogram "holdfast.store.batch" "{effect}" [] "Effects written to DuckDB in one transaction.", COUNT;

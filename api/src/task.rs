@@ -94,12 +94,15 @@ pub struct Requirements {
     /// Resources the task takes from the worker while it runs, in whole units.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub resources: BTreeMap<String, u64>,
+    /// Sets of labels: the worker must carry every label of at least one of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub any_of: Vec<BTreeMap<String, String>>,
 }
 
 impl Requirements {
     /// True where any worker will do.
     pub fn is_empty(&self) -> bool {
-        self.labels.is_empty() && self.resources.is_empty()
+        self.labels.is_empty() && self.resources.is_empty() && self.any_of.is_empty()
     }
 }
 
@@ -210,6 +213,39 @@ pub struct BatchSubmitted {
     /// The ids, in the order of the batch.
     pub task_ids: Vec<String>,
     /// Log index of the submission.
+    pub index: u64,
+}
+
+/// `POST /api/tasks/retry`: puts finished tasks back into the queue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RetryMany {
+    /// `failed` or `cancelled`.
+    pub status: TaskState,
+    /// Only tasks of this type.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// Only tasks that this worker had last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<String>,
+    /// At most so many, in order of submission; 1,000 where it is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+}
+
+/// Tasks that one bulk retry takes when it does not say.
+pub const RETRY_DEFAULT: u32 = 1_000;
+/// The most tasks that one bulk retry may take.
+pub const RETRY_MAX: u32 = 10_000;
+
+/// Answer to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Retried {
+    /// How many tasks were put back.
+    pub retried: usize,
+    /// True where more fit; ask again.
+    pub more: bool,
+    /// Log index of the change.
     pub index: u64,
 }
 

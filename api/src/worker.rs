@@ -4,7 +4,8 @@
 //! learns what was delivered, delivers again what got lost on the way, and answers which tokens
 //! are no longer valid, so that cancelled work is ended.
 
-use crate::task::Requirements;
+use crate::Problem;
+use crate::task::{ReportedStatus, Requirements, TaskState};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -114,14 +115,19 @@ pub struct HeartbeatAnswer {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LeaseRequest {
-    /// How many more tasks it can take now.
+    /// How many more tasks it can take now. A token of `tokens` whose result is accepted while the
+    /// call waits makes room for one more. With 0 it waits for cancellations only.
     pub slots: u32,
     /// How long to wait for one, at most 30,000 ms.
     #[serde(default)]
     pub wait_ms: u64,
-    /// The tokens of the leases it holds; what it was given and does not name is given again.
+    /// The tokens of the leases it works on; what it was given and names nowhere is given again.
     #[serde(default)]
     pub tokens: Vec<u64>,
+    /// The tokens of leases whose work is done and whose result is on its way: they are not given
+    /// again, and take none of its slots.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reporting: Vec<u64>,
 }
 
 /// Answer to a lease call.
@@ -133,6 +139,66 @@ pub struct LeaseAnswer {
     pub cancel: Vec<u64>,
     /// True when it must take nothing new.
     pub draining: bool,
+}
+
+/// `POST /api/workers/{id}/results`: results of several attempts, each judged for itself.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ResultBatch {
+    /// The results.
+    pub results: Vec<FinishedAttempt>,
+}
+
+/// The most results one call may carry.
+pub const MAX_RESULTS: usize = 1000;
+
+/// One result of a batch.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FinishedAttempt {
+    /// The task.
+    pub task_id: String,
+    /// The lease's fencing token.
+    pub token: u64,
+    /// `completed` or `failed`.
+    pub status: ReportedStatus,
+    /// What it produced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<Box<RawValue>>,
+    /// What went wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Start by the worker's clock.
+    #[schema(value_type = String, format = DateTime)]
+    pub started_at: Timestamp,
+    /// End by the worker's clock.
+    #[schema(value_type = String, format = DateTime)]
+    pub finished_at: Timestamp,
+    /// What the attempt used, in whole units.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<BTreeMap<String, u64>>,
+}
+
+/// Answer to a batch of results, in its order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ResultVerdicts {
+    /// What became of each.
+    pub results: Vec<ResultVerdict>,
+}
+
+/// What became of one result: the task's state, or why it was not accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ResultVerdict {
+    /// The task.
+    pub task_id: String,
+    /// The token it came with.
+    pub token: u64,
+    /// The task's state after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<TaskState>,
+    /// Why it was not accepted; `retryable` says whether to send it again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<Problem>,
 }
 
 /// A task in a worker's hands.
@@ -200,6 +266,8 @@ pub fn satisfies(
     labels: &BTreeMap<String, String>,
     resources: &BTreeMap<String, u64>,
 ) -> bool {
-    requirements.labels.iter().all(|(k, v)| labels.get(k) == Some(v))
+    let carries = |set: &BTreeMap<String, String>| set.iter().all(|(k, v)| labels.get(k) == Some(v));
+    carries(&requirements.labels)
+        && (requirements.any_of.is_empty() || requirements.any_of.iter().any(carries))
         && requirements.resources.iter().all(|(k, n)| resources.get(k).is_some_and(|have| have >= n))
 }

@@ -46,6 +46,52 @@ pub struct TaskSpec {
     pub max_retries: u32,
     /// Milliseconds before the first retry.
     pub retry_backoff_ms: u64,
+    /// Sets of labels of which its worker must carry one; empty where it need not.
+    pub any_of: Vec<BTreeMap<String, String>>,
+}
+
+/// Which finished tasks are put back into the queue at once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetryFilter {
+    /// Failed or cancelled ones.
+    pub state: api::task::TaskState,
+    /// Only those of this type.
+    pub kind: Option<String>,
+    /// Only those that this worker had last.
+    pub worker: Option<String>,
+    /// At most so many, in order of submission.
+    pub limit: u32,
+}
+
+/// What makes a request that is sent twice one request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestKey {
+    /// The client's key.
+    pub key: String,
+    /// Hash of what was asked: the same key with another request is refused.
+    pub request_hash: u128,
+    /// What the ids made for this request were made from; a repetition is told that of the first.
+    pub salt: u128,
+}
+
+/// A write that carries a [`RequestKey`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KeyedWrite {
+    /// As [`Command::Submit`].
+    Submit {
+        /// The tasks.
+        tasks: Vec<TaskSpec>,
+    },
+    /// As [`Command::Retry`].
+    Retry {
+        /// The task's id.
+        task_id: String,
+    },
+    /// As [`Command::RetryMany`].
+    RetryMany {
+        /// Which.
+        filter: RetryFilter,
+    },
 }
 
 /// A worker as the log takes it.
@@ -147,6 +193,8 @@ pub enum Command {
     Maintenance {
         /// On or off.
         enabled: bool,
+        /// Who did it, as far as it is known.
+        by: Option<String>,
     },
     /// Remember checksum and chain at this index.
     Checkpoint,
@@ -171,6 +219,23 @@ pub enum Command {
         /// The version.
         to: u32,
     },
+    /// Change replicated settings, all or none.
+    ChangeSettings {
+        /// Their new values by name.
+        changes: BTreeMap<String, u64>,
+    },
+    /// Put many finished tasks back into the queue, their attempts counted anew.
+    RetryMany {
+        /// Which.
+        filter: RetryFilter,
+    },
+    /// A write that is done once, however often it is sent with this key.
+    Keyed {
+        /// The key.
+        key: RequestKey,
+        /// The write.
+        write: KeyedWrite,
+    },
 }
 
 /// What the machine answers. Deterministic; never written to the log.
@@ -190,6 +255,22 @@ pub enum Reply {
     Done,
     /// How many of the pairs, tokens, leases or tasks named took effect.
     Count(usize),
+    /// So many tasks were put back.
+    Retried {
+        /// How many.
+        count: usize,
+        /// True where more fit the filter.
+        more: bool,
+    },
+    /// A request with this key was done before: nothing was done again.
+    Repeated {
+        /// The salt of the first.
+        salt: u128,
+        /// Log index of the first.
+        index: u64,
+        /// What the first was answered.
+        reply: Box<Reply>,
+    },
     /// The named lease is the caller's.
     Lease {
         /// Its epoch.
@@ -254,6 +335,9 @@ impl Command {
             Command::Evict { .. } => "evict",
             Command::NamedLease { .. } => "named_lease",
             Command::RaiseVersion { .. } => "raise_version",
+            Command::ChangeSettings { .. } => "change_settings",
+            Command::RetryMany { .. } => "retry_many",
+            Command::Keyed { .. } => "keyed",
         }
     }
 }

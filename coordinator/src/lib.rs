@@ -4,19 +4,23 @@
 pub mod failpoint;
 
 pub mod access;
+pub mod backup;
 pub mod cli;
 pub mod command;
 pub mod config;
 pub mod dispatch;
 pub mod health;
 pub mod http;
+pub mod integrity;
 pub mod live;
 pub mod machine;
 pub mod members;
 pub mod node;
+pub mod operations;
 pub mod quarantine;
 pub mod raft;
 pub mod replica;
+pub mod room;
 pub mod scheduler;
 pub mod server;
 pub mod store;

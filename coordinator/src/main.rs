@@ -2,42 +2,17 @@
 
 use anyhow::Context;
 use clap::Parser;
-use coordinator::cli;
+use coordinator::cli::{self, Arguments};
 use coordinator::config::{Config, Grade};
 use coordinator::live::Live;
-use coordinator::server;
-use std::path::PathBuf;
+use coordinator::server::{self, Ended, ServeOptions};
+use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// A highly available coordinator for distributed testing.
-///
-/// With --config (or the whole config in the environment) it runs a node; with a subcommand it
-/// talks to a running cluster.
-#[derive(Parser)]
-#[command(version, args_conflicts_with_subcommands = true)]
-struct Arguments {
-    /// The node's config file.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Print the config as it counts (secrets removed) with every warning and every fault, and end.
-    ///
-    /// Exit code 0: a node would start with it. 1: it would not.
-    #[arg(long)]
-    check_config: bool,
-    /// Replace this node's state by a verified snapshot of the majority.
-    #[arg(long)]
-    force_sync: bool,
-    /// Check names, ports, clocks and round trips of the peers and end.
-    #[arg(long)]
-    check_peers: bool,
-    #[command(subcommand)]
-    command: Option<cli::Command>,
-}
 
 /// The program.
 pub fn main() -> ExitCode {
@@ -64,9 +39,6 @@ pub fn main() -> ExitCode {
 }
 
 async fn run_node(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    for (asked, flag) in [(arguments.force_sync, "--force-sync"), (arguments.check_peers, "--check-peers")] {
-        anyhow::ensure!(!asked, "{flag} is not available in this version");
-    }
     if arguments.config.is_none() && std::env::var_os("NODE_ID").is_none() {
         anyhow::bail!(
             "give --config FILE (or NODE_ID, HOST, DATA_DIR, PEERS in the environment), or a subcommand; --help lists them"
@@ -77,6 +49,9 @@ async fn run_node(arguments: Arguments) -> anyhow::Result<ExitCode> {
         return Ok(cli::check_config(&Config::read(arguments.config.as_deref(), env)));
     }
     let (config, remarks) = Config::load(arguments.config.as_deref(), env)?;
+    if arguments.check_peers {
+        return Ok(cli::check_peers(&config, arguments.json).await);
+    }
     let (logs, guard, control) = coordinator::telemetry::logs::init(&config)?;
     for remark in &remarks {
         match remark.grade {
@@ -88,8 +63,23 @@ async fn run_node(arguments: Arguments) -> anyhow::Result<ExitCode> {
     live.follow(move |config| control.take_config(config));
     let stop = CancellationToken::new();
     watch_signals(&live, &stop)?;
-    server::serve(live, logs, guard, stop).await?;
-    Ok(ExitCode::SUCCESS)
+    let options = ServeOptions { force_sync: arguments.force_sync };
+    match server::serve(live, logs, guard, stop, options).await? {
+        Ended::Stopped => Ok(ExitCode::SUCCESS),
+        Ended::Restart => begin_anew(),
+    }
+}
+
+/// Replaces this process by a fresh one of the same program with the same arguments: same process
+/// id, so that whoever watches over it notices nothing. Files and sockets close with it.
+fn begin_anew() -> anyhow::Result<ExitCode> {
+    let mut arguments = std::env::args_os();
+    let named = arguments.next().unwrap_or_else(|| "coordinator".into());
+    // A program that was replaced on the disk since it was started has no path any more.
+    let program = std::env::current_exe().ok().filter(|path| path.exists());
+    let program = program.map_or_else(|| named.clone(), std::path::PathBuf::into_os_string);
+    let error = std::process::Command::new(program).arg0(named).args(arguments).exec();
+    Err(anyhow::Error::new(error).context("the program can't be started anew; start it again"))
 }
 
 /// SIGTERM and SIGINT stop the node, SIGHUP reads its config again.

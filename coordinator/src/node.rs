@@ -3,6 +3,7 @@
 //! [`Node`] exists from the first moment, so that status and health answer while the cluster is
 //! still being founded, or when the log is damaged and Raft never starts.
 
+mod leadership;
 mod members;
 
 pub use members::MembershipError;
@@ -11,9 +12,11 @@ use crate::access::outbound::Outbound;
 use crate::command::{Command, Reply};
 use crate::config::Config;
 use crate::machine::Machine;
-use crate::raft::applier::{Applier, ApplierProgress};
+use crate::operations::OperationBook;
+use crate::raft::applier::{Applier, ApplierProgress, SnapshotRefused, Work};
 use crate::raft::driver::{Driver, Inbox, Input, TICK, inbox};
 use crate::raft::founding::{Founder, IdentityCard, Stage};
+use crate::raft::handover::Fitness;
 use crate::raft::identity::{Founding, Identity, Member};
 use crate::raft::limits::RaftLimits;
 use crate::raft::log::{RaftLog, WriterProgress};
@@ -21,8 +24,10 @@ use crate::raft::log_end::{self, LogEnd};
 use crate::raft::publish::Publisher;
 use crate::raft::roster::Roster;
 use crate::raft::snapshots::{SnapshotName, Snapshots};
+use crate::raft::stall::Stall;
 use crate::raft::transport::{Own, Transport, Verdict};
 use crate::replica::{ProposeRefused, Recovered, Replica, ReplicaConfig};
+use crate::room::{Room, RoomLimits};
 use crate::store::{Rebuild, Store};
 use crate::telemetry::{Telemetry, raft_lines};
 use api::cluster::{Operation, PeerStatus, Progress, Role};
@@ -42,6 +47,8 @@ const READ_LIMIT: Duration = Duration::from_secs(5);
 const LOG_CACHE_BYTES: u64 = 32 * 1024 * 1024;
 /// Bytes of proposals in flight.
 const UNCOMMITTED_BYTES: u64 = 64 * 1024 * 1024;
+/// Between two questions whether a snapshot can be taken.
+const SNAPSHOT_POLL: Duration = Duration::from_millis(50);
 /// Work that takes longer than this is listed as an operation.
 const OPERATION_AFTER: Duration = Duration::from_millis(250);
 
@@ -64,6 +71,20 @@ pub enum NodeError {
         role: Role,
         /// Why it has it.
         why: String,
+    },
+    /// The disk is at its floor, here or on a majority; nothing was done.
+    #[error("the disk is full: {why}")]
+    DiskFull {
+        /// What was measured.
+        why: String,
+    },
+    /// The process uses more memory than it may; nothing was done.
+    #[error("the node uses {used_mb} MiB of memory, more than its limit of {limit_mb} MiB")]
+    OutOfMemory {
+        /// Resident memory.
+        used_mb: u64,
+        /// `max_memory_mb`.
+        limit_mb: u64,
     },
     /// Another change of the membership is under way; nothing was done.
     #[error("another change of the membership is under way")]
@@ -160,6 +181,7 @@ struct Shared {
     founder: Arc<Founder>,
     snapshots: Snapshots,
     limits: Arc<RaftLimits>,
+    room: Arc<Room>,
     founding: RwLock<Option<Founding>>,
     roster: Arc<Roster>,
     machine: Arc<RwLock<Machine>>,
@@ -168,6 +190,11 @@ struct Shared {
     running: RwLock<Option<Running>>,
     writer: Arc<WriterProgress>,
     applier: Arc<ApplierProgress>,
+    operations: OperationBook,
+    /// Cancelled when the process has to begin anew.
+    restart: CancellationToken,
+    /// Why linearizable reads are not served here, if so.
+    left_reads: Mutex<Option<String>>,
     turns: Arc<AtomicU64>,
     end: CancellationToken,
     /// Told when the node is to start again under a new incarnation.
@@ -179,6 +206,7 @@ struct Shared {
 #[derive(Clone)]
 struct Running {
     inbox: Inbox,
+    applier: crossbeam_channel::Sender<Work>,
     transport: Arc<Transport>,
     log: RaftLog,
     /// Ends the connections of this run.
@@ -197,6 +225,7 @@ impl Node {
                 founder: Founder::new(identity, config),
                 snapshots: Snapshots::new(&config.data_dir),
                 limits: Arc::new(RaftLimits::new(config)),
+                room: Room::start(&config.data_dir, RoomLimits::of(config)),
                 founding: RwLock::new(None),
                 roster: Arc::default(),
                 machine: Arc::new(RwLock::new(Machine::new())),
@@ -205,6 +234,9 @@ impl Node {
                 running: RwLock::new(None),
                 writer: Arc::default(),
                 applier: Arc::default(),
+                operations: OperationBook::default(),
+                restart: CancellationToken::new(),
+                left_reads: Mutex::default(),
                 turns: Arc::default(),
                 end: CancellationToken::new(),
                 start_again: tokio::sync::Notify::new(),
@@ -235,7 +267,7 @@ impl Node {
             }
             Ok(LogEnd::Damaged { file, offset, why }) => {
                 return Err(self.fail(format!(
-                    "the log is damaged in {} at byte {offset}: {why}; the node takes no part. Keep the directory as evidence and bring the node back with an empty one",
+                    "the log is damaged in {} at byte {offset}: {why}; the node takes no part. To bring it back as a new member, its log kept in quarantine: coordinator members rejoin",
                     file.display()
                 )));
             }
@@ -306,6 +338,7 @@ impl Node {
             inbox.clone(),
             telemetry.clone(),
             Duration::from_secs(config.connection_timeout),
+            config.connection_retry_limit,
             self.shared.snapshots.clone(),
             self.outbound()?,
             end.clone(),
@@ -313,8 +346,14 @@ impl Node {
         );
         self.members_changed(&self.shared.machine.read().members().clone(), &transport, raft_id);
         let start = |e: std::io::Error| format!("a thread can't be started: {e}");
-        let (writer, writer_thread) =
-            log.start_writer(inbox.clone(), self.shared.writer.clone(), telemetry.clone()).map_err(start)?;
+        let (writer, writer_thread) = log
+            .start_writer(
+                inbox.clone(),
+                self.shared.writer.clone(),
+                telemetry.clone(),
+                self.shared.room.clone(),
+            )
+            .map_err(start)?;
         let (to_applier, applier_queue) = crossbeam_channel::unbounded();
         let applier = Applier {
             machine: self.shared.machine.clone(),
@@ -322,6 +361,11 @@ impl Node {
             snapshots: self.shared.snapshots.clone(),
             limits: self.shared.limits.clone(),
             snapshot_index,
+            named_index: Arc::new({
+                let log = log.clone();
+                move || log.named_index()
+            }),
+            operations: self.shared.operations.clone(),
             replay_until,
             inbox: inbox.clone(),
             applied: self.shared.applied.clone(),
@@ -344,11 +388,15 @@ impl Node {
             replica,
             outbox,
             writer,
-            applier: to_applier,
+            applier: to_applier.clone(),
             store_durable: Box::new(move || {
                 let health = store.health();
                 // A store that has to be rebuilt needs no entries: it takes them from the machine.
                 if health.healthy { health.durable_index } else { u64::MAX }
+            }),
+            fetched_index: Box::new({
+                let snapshots = self.shared.snapshots.clone();
+                move || snapshots.fetched_index()
             }),
             transport: transport.clone(),
             publisher: Publisher::new(
@@ -358,10 +406,16 @@ impl Node {
             ),
             limits: self.shared.limits.clone(),
             telemetry,
+            fitness: Fitness {
+                room: self.shared.room.clone(),
+                writer: self.shared.writer.clone(),
+                applier: self.shared.applier.clone(),
+                stall: Stall::new(Duration::from_millis(config.election_timeout_max)),
+            },
             turns: self.shared.turns.clone(),
             raft_id,
         };
-        *self.shared.running.write() = Some(Running { inbox, transport, log, end });
+        *self.shared.running.write() = Some(Running { inbox, applier: to_applier, transport, log, end });
         let driver_thread = std::thread::Builder::new()
             .name("raft".into())
             .spawn(move || driver.run(applied))
@@ -389,6 +443,7 @@ impl Node {
                 format!("{e}; the log before it is gone, so this node can't come back by itself: keep its directory as evidence")
             })?;
             begin = name.index;
+            self.shared.snapshots.note(name);
             self.shared.applied.send_replace(begin);
             *self.shared.machine.write() = machine;
         }
@@ -418,6 +473,7 @@ impl Node {
     /// Takes what may change while the node runs: limits, and where its peers are reached.
     pub fn take_config(&self, config: &Config) {
         self.shared.limits.set(config);
+        self.shared.room.set_limits(RoomLimits::of(config));
         self.shared.roster.configure(configured_addresses(config));
     }
 
@@ -426,11 +482,50 @@ impl Node {
         &self.shared.snapshots
     }
 
+    /// How much room disk and memory have.
+    pub fn room(&self) -> &Room {
+        &self.shared.room
+    }
+
+    /// What takes longer than a request.
+    pub fn operation_book(&self) -> &OperationBook {
+        &self.shared.operations
+    }
+
+    /// Cancelled when the process has to begin anew, with what lies prepared on the disk.
+    pub fn restart(&self) -> &CancellationToken {
+        &self.shared.restart
+    }
+
+    /// Serves no linearizable reads any more, for this reason; or serves them again.
+    pub fn leave_reads(&self, why: Option<String>) {
+        *self.shared.left_reads.lock() = why;
+    }
+
+    /// Takes a snapshot of the machine now, and waits until it is on disk.
+    pub async fn snapshot_now(&self, limit: Duration) -> Result<SnapshotName, String> {
+        let deadline = tokio::time::Instant::now() + limit;
+        loop {
+            let applier = self.shared.running.read().as_ref().map(|r| r.applier.clone());
+            let applier = applier.ok_or("Raft does not run on this node, so nothing is applied")?;
+            let (waiter, outcome) = oneshot::channel();
+            applier.send(Work::Snapshot(Some(waiter))).map_err(|_| "the applier has ended")?;
+            match tokio::time::timeout_at(deadline, outcome).await {
+                Ok(Ok(Ok(name))) => return Ok(name),
+                Ok(Ok(Err(SnapshotRefused::Busy))) => tokio::time::sleep(SNAPSHOT_POLL).await,
+                Ok(Ok(Err(SnapshotRefused::Failed(why)))) => return Err(why),
+                Ok(Err(_)) => return Err("the applier has ended".into()),
+                Err(_) => return Err(format!("there was no snapshot within {} s", limit.as_secs())),
+            }
+            if tokio::time::Instant::now() >= deadline {
+                return Err(format!("another snapshot was being written for {} s", limit.as_secs()));
+            }
+        }
+    }
+
     /// Ends Raft: hands leadership over if this node leads, then stops the threads.
     pub async fn stop(&self) {
-        if self.view().role == Role::Leader && self.members().0.len() > 1 {
-            let _ = self.transfer(None).await;
-        }
+        self.hand_over().await;
         let running = self.shared.running.write().take();
         self.shared.end.cancel();
         if let Some(running) = running {
@@ -576,12 +671,21 @@ impl Node {
         if let Some(at) = *self.shared.applier.busy_since.lock() {
             add("apply", "apply", at.elapsed(), "applying committed entries".into());
         }
+        for (id, kind, took, detail) in self.shared.operations.list() {
+            add(&id, kind, took, detail);
+        }
+        all.sort_by_key(|operation| operation.started_at);
         all
     }
 
     /// The machine; hold the guard only for a moment, the applier waits for it.
     pub fn machine(&self) -> RwLockReadGuard<'_, Machine> {
         self.shared.machine.read()
+    }
+
+    /// Works on the machine under its lock; for cuts only, which change nothing of the state.
+    pub(crate) fn with_machine_mut<T>(&self, work: impl FnOnce(&mut Machine) -> T) -> T {
+        work(&mut self.shared.machine.write())
     }
 
     /// Highest applied index.
@@ -621,6 +725,7 @@ impl Node {
 
     /// Proposes a command on this node, which must lead, and waits until it is applied.
     pub async fn propose(&self, command: Command) -> Result<Applied, NodeError> {
+        self.shared.room.admit(&command)?;
         let (reply, outcome) = oneshot::channel();
         self.inbox()?.client(Input::Propose(command.encode(), reply))?;
         match tokio::time::timeout(PROPOSAL_LIMIT, outcome).await {
@@ -632,6 +737,9 @@ impl Node {
 
     /// An index that a linearizable read has to have applied; waits until it is.
     pub async fn read_barrier(&self) -> Result<u64, NodeError> {
+        if let Some(why) = self.shared.left_reads.lock().clone() {
+            return Err(NodeError::Unavailable { role: self.view().role, why });
+        }
         let (reply, outcome) = oneshot::channel();
         self.inbox()?.client(Input::Read(reply))?;
         match tokio::time::timeout(READ_LIMIT, outcome).await {
@@ -647,26 +755,6 @@ impl Node {
         match tokio::time::timeout(limit, reached).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(NodeError::NoLeader),
-        }
-    }
-
-    /// Gives up leadership; done once another leads, refused when that takes too long.
-    pub async fn transfer(&self, to: Option<&str>) -> Result<(), NodeError> {
-        let running = self.shared.running.read().clone();
-        let Some(running) = running else { return Err(NodeError::NoLeader) };
-        let target = match to {
-            None => None,
-            Some(name) => Some(self.shared.roster.id_of(name).ok_or(NodeError::NoLeader)?),
-        };
-        let (reply, taken) = oneshot::channel();
-        running.inbox.tell(Input::Transfer(target, reply));
-        taken.await.unwrap_or(Err(NodeError::NoLeader))?;
-        let mut view = self.watch();
-        let own = self.node_id().to_owned();
-        let handed = view.wait_for(|v| v.leader.as_ref().is_some_and(|l| *l != own));
-        match tokio::time::timeout(Duration::from_secs(2), handed).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(NodeError::Overloaded),
         }
     }
 

@@ -6,6 +6,7 @@ use crate::health::Sampler;
 use crate::http::{App, connections};
 use crate::live::Live;
 use crate::node::Node;
+use crate::raft::force_sync;
 use crate::raft::identity::Identity;
 use crate::store::{Store, StoreOptions};
 use crate::telemetry::logs::LogGuard;
@@ -17,6 +18,8 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+/// How long the store may take to close.
+const CLOSE: Duration = Duration::from_secs(10);
 /// How long requests in flight may take to end after the node was told to stop.
 const DRAIN: Duration = Duration::from_secs(3);
 
@@ -55,13 +58,30 @@ fn part(what: &'static str) -> impl FnOnce(String) -> ServeError {
     move |why| ServeError::Part { what, why }
 }
 
+/// What the command line asks of a node beside its config.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ServeOptions {
+    /// Replace the state by that of the majority, once.
+    pub force_sync: bool,
+}
+
+/// Why a node ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to.
+    Stopped,
+    /// The process has to begin anew, with what lies prepared on the disk.
+    Restart,
+}
+
 /// Runs a node until `stop` is cancelled; logging is set up already.
 pub async fn serve(
     live: Live,
     logs: LogRing,
     _guard: LogGuard,
     stop: CancellationToken,
-) -> Result<(), ServeError> {
+    options: ServeOptions,
+) -> Result<Ended, ServeError> {
     let config = live.config();
     // Ports first: a node that can't be reached must not touch its files.
     let api = bind(config.bind_host(), config.port, "port").await?;
@@ -69,7 +89,11 @@ pub async fn serve(
         true => Some(bind(config.bind_host(), config.prometheus_port, "prometheus_port").await?),
         false => None,
     };
-    let identity = Identity::open(&config.data_dir, &config.node_id)?;
+    let mut identity = Identity::open(&config.data_dir, &config.node_id)?;
+    force_sync::finish(&config, &mut identity, options.force_sync).map_err(part("forced synchronisation"))?;
+    let synchronise = force_sync::asked_by_flag(&config.data_dir, options.force_sync)
+        .map_err(part("forced synchronisation"))?
+        && identity.founded();
     let telemetry = Telemetry::new(&config.node_id).map_err(part("metrics"))?;
     let store = Arc::new(open_store(&config, &telemetry));
     let node = Node::new(identity, &config);
@@ -82,6 +106,16 @@ pub async fn serve(
         App::new(node.clone(), Arc::clone(&store), dispatch, telemetry.clone(), logs, sampler, live.clone())
             .map_err(part("HTTP"))?;
 
+    let ending = CancellationToken::new();
+    let interval = Duration::from_secs(config.scrub_interval_seconds);
+    let share = config.scrub_cpu_percent as f64 / 100.0;
+    app.integrity.spawn_scrub(interval, share, config.db_retention_rows, ending.clone());
+    let importing = tokio::spawn(crate::raft::history::import_when_wanted(
+        node.clone(),
+        Arc::clone(&store),
+        config.data_dir.join("tmp"),
+        app.integrity.clone(),
+    ));
     let drained = CancellationToken::new();
     let limit = Arc::clone(&app.connections);
     live.follow({
@@ -108,6 +142,14 @@ pub async fn serve(
     let starting = tokio::spawn({
         let (node, config, store) = (node.clone(), Arc::clone(&config), Arc::clone(&store));
         async move {
+            if synchronise {
+                let operation = node.operation_book().begin_cancellable("force_sync", "beginning");
+                let why = "--force-sync on the command line".to_owned();
+                crate::http::admin::sync_state(node.clone(), config.clone(), why, operation).await;
+                if node.restart().is_cancelled() {
+                    return;
+                }
+            }
             loop {
                 if let Err(why) = node.start(&config, Arc::clone(&store), telemetry.clone()).await {
                     tracing::error!(why, "the node takes no part; it stays up to be seen and cured");
@@ -117,31 +159,37 @@ pub async fn serve(
         }
     });
 
-    stop.cancelled().await;
-    tracing::info!("stopping");
+    let restart = node.restart().clone();
+    tokio::select! { () = stop.cancelled() => {}, () = restart.cancelled() => {} }
+    let ended = if stop.is_cancelled() { Ended::Stopped } else { Ended::Restart };
+    tracing::info!(?ended, "stopping");
     starting.abort();
-    node.stop().await;
-    dispatching.abort();
     if let Some(watching) = watching {
         watching.abort();
     }
-    stewarding.abort();
+    importing.abort();
+    ending.cancel();
+    // First another leads, then no new connection is taken; what is being answered here still can be.
+    node.hand_over().await;
     drained.cancel();
-    let ended = async {
+    let all_served = async {
         let _ = serving.await;
         if let Some(exposing) = exposing {
             let _ = exposing.await;
         }
     };
-    if tokio::time::timeout(DRAIN, ended).await.is_err() {
+    if tokio::time::timeout(DRAIN, all_served).await.is_err() {
         tracing::warn!("requests in flight did not end in time and were cut off");
     }
-    let closed = tokio::task::spawn_blocking(move || store.close()).await;
-    if closed.is_err() {
+    node.stop().await;
+    dispatching.abort();
+    stewarding.abort();
+    let closed = tokio::task::spawn_blocking(move || store.close());
+    if !matches!(tokio::time::timeout(CLOSE, closed).await, Ok(Ok(()))) {
         tracing::warn!("the store did not close cleanly; it catches up at the next start");
     }
     tracing::info!("stopped");
-    Ok(())
+    Ok(ended)
 }
 
 async fn bind(host: &str, port: u16, key: &'static str) -> Result<TcpListener, ServeError> {

@@ -319,7 +319,7 @@ fn leadership_goes_to_a_voter_only() {
     let replica = &mut world.nodes.get_mut(&leader).unwrap().replica;
     assert_eq!(replica.transfer_to(4), Err(ProposeRefused::Busy), "a learner");
     assert_eq!(replica.transfer_to(77), Err(ProposeRefused::Busy), "a stranger");
-    let to = replica.best_transferee().unwrap();
+    let to = replica.best_transferee(|_| true).unwrap();
     assert_ne!(to, 4);
     replica.transfer_to(to).unwrap();
     world.run(10);

@@ -3,7 +3,8 @@
 mod fake;
 
 use api::ErrorCode;
-use api::task::{CommandOutput, ReportedStatus, ResultReport};
+use api::task::{CommandOutput, ReportedStatus};
+use api::worker::FinishedAttempt;
 use coordinator::worker::{self, Shutdown, WorkerConfig, WorkerError};
 use fake::{Fake, PATIENCE};
 use serde_json::json;
@@ -48,7 +49,7 @@ impl Drop for Worker {
     }
 }
 
-fn output(report: &ResultReport) -> CommandOutput {
+fn output(report: &FinishedAttempt) -> CommandOutput {
     serde_json::from_str(report.result.as_ref().expect("there is a result").get()).unwrap()
 }
 

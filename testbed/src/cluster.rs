@@ -25,6 +25,8 @@ pub struct Cluster {
     nodes: Vec<Option<Started>>,
     workers: Vec<Started>,
     binaries: Binaries,
+    program: &'static str,
+    environments: Vec<Vec<(String, String)>>,
     http: reqwest::Client,
     _ports: Vec<Ports>,
 }
@@ -38,6 +40,13 @@ impl Cluster {
 
     /// Starts `count` coordinators with these programs, and waits until all serve.
     pub async fn start_with(count: usize, binaries: Binaries) -> Result<Cluster, Error> {
+        let mut cluster = Cluster::prepare(count, binaries, "coordinator")?;
+        cluster.start_all().await?;
+        Ok(cluster)
+    }
+
+    /// Lays out `count` coordinators that run this program, and starts none.
+    pub fn prepare(count: usize, binaries: Binaries, program: &'static str) -> Result<Cluster, Error> {
         let folder = tempfile::Builder::new()
             .prefix("holdfast-")
             .tempdir()
@@ -47,20 +56,50 @@ impl Cluster {
             .map(|i| NodePlace::new(folder.path(), i, ports.as_slice()[i], ports.as_slice()[count + i]))
             .collect();
         write_node_configs(&places)?;
-        let mut cluster = Cluster {
+        Ok(Cluster {
             folder,
             nodes: (0..count).map(|_| None).collect(),
             places,
             workers: Vec::new(),
             binaries,
+            program,
+            environments: vec![Vec::new(); count],
             http: wait::http(),
             _ports: vec![ports],
-        };
-        for index in 0..count {
-            cluster.start_node(index)?;
+        })
+    }
+
+    /// Starts every coordinator and waits until all serve.
+    pub async fn start_all(&mut self) -> Result<(), Error> {
+        for index in 0..self.len() {
+            self.start_node(index)?;
         }
-        cluster.wait_all_ready(READY_LIMIT).await?;
-        Ok(cluster)
+        self.wait_all_ready(READY_LIMIT).await
+    }
+
+    /// Sets keys of node `index`'s config file; it reads them at its next start.
+    pub fn configure(&self, index: usize, settings: &serde_json::Value) -> Result<(), Error> {
+        let path = &self.places[index].config;
+        let change = || {
+            let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(path)?)?;
+            if let (Some(keys), Some(new)) = (config.as_object_mut(), settings.as_object()) {
+                keys.extend(new.clone());
+            }
+            std::fs::write(path, format!("{config:#}\n"))
+        };
+        change().map_err(Error::io(format!("change {}", path.display())))
+    }
+
+    /// Sets a variable in the environment that node `index` gets at its next start.
+    pub fn set_environment(&mut self, index: usize, name: &str, value: &str) {
+        let environment = &mut self.environments[index];
+        environment.retain(|(known, _)| known != name);
+        environment.push((name.into(), value.into()));
+    }
+
+    /// Takes a variable out of it.
+    pub fn unset_environment(&mut self, index: usize, name: &str) {
+        self.environments[index].retain(|(known, _)| known != name);
     }
 
     /// How many coordinators there are.
@@ -95,13 +134,26 @@ impl Cluster {
 
     /// Starts node `index`; one that runs goes on.
     pub fn start_node(&mut self, index: usize) -> Result<(), Error> {
+        self.start_node_with(index, &[])
+    }
+
+    /// As [`Cluster::start_node`], with more arguments.
+    pub fn start_node_with(&mut self, index: usize, more: &[&str]) -> Result<(), Error> {
         if self.nodes[index].as_mut().is_some_and(Started::is_alive) {
             return Ok(());
         }
         let place = &self.places[index];
-        let program = self.binaries.path("coordinator")?;
-        let arguments = ["--config".to_owned(), place.config.display().to_string()];
-        let started = Started::spawn(&place.id, &program, &arguments, &place.log_file, Lifetime::WithParent)?;
+        let program = self.binaries.path(self.program)?;
+        let mut arguments = vec!["--config".to_owned(), place.config.display().to_string()];
+        arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
+        let started = Started::spawn_with(
+            &place.id,
+            &program,
+            &arguments,
+            &self.environments[index],
+            &place.log_file,
+            Lifetime::WithParent,
+        )?;
         self.nodes[index] = Some(started);
         Ok(())
     }
@@ -115,6 +167,7 @@ impl Cluster {
         place.write_config(&self.places)?;
         self.places.push(place);
         self.nodes.push(None);
+        self.environments.push(Vec::new());
         self._ports.push(ports);
         Ok(index)
     }
@@ -130,6 +183,11 @@ impl Cluster {
         if let Some(mut node) = self.nodes[index].take() {
             node.kill9();
         }
+    }
+
+    /// True while node `index` runs.
+    pub fn is_running(&mut self, index: usize) -> bool {
+        self.nodes[index].as_mut().is_some_and(Started::is_alive)
     }
 
     /// Ends node `index` the orderly way.

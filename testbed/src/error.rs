@@ -146,6 +146,18 @@ pub enum Error {
         /// How many it says it has.
         found: u64,
     },
+    /// After faults, something is not as it must be.
+    #[error(
+        "{count} things are not as they must be, first: {first}; the same choices again with --seed {seed}"
+    )]
+    NotHeld {
+        /// Of the run.
+        seed: u64,
+        /// How many things.
+        count: usize,
+        /// The first of them.
+        first: String,
+    },
     /// The user asked to stop.
     #[error("stopped by {0}")]
     Interrupted(&'static str),

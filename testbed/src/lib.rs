@@ -11,9 +11,11 @@
 
 pub mod bench;
 pub mod binaries;
+pub mod chaos;
 pub mod cluster;
 pub mod down;
 pub mod error;
+pub mod judge;
 pub mod layout;
 pub mod load;
 pub mod ports;

@@ -6,9 +6,9 @@
 use api::client::Repeat;
 use api::task::{NewTask, Submitted};
 use api::{Client, ClientError, ErrorCode};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
 /// Tasks that one writer submits at most.
@@ -29,6 +29,7 @@ pub struct Told {
 pub struct Writers {
     stop: Arc<AtomicBool>,
     acknowledged: Arc<AtomicU64>,
+    moments: Arc<Mutex<Vec<Instant>>>,
     tasks: Vec<JoinHandle<Told>>,
 }
 
@@ -45,11 +46,13 @@ impl Writers {
     ) -> Result<Writers, ClientError> {
         let stop = Arc::new(AtomicBool::new(false));
         let acknowledged = Arc::new(AtomicU64::new(0));
+        let moments = Arc::new(Mutex::new(Vec::new()));
         let make = Arc::new(make);
         let mut tasks = Vec::new();
         for writer in 0..count {
             let client = Client::new(addresses.to_vec())?.with_deadline(Duration::from_secs(5));
             let (stop, acknowledged, make) = (stop.clone(), acknowledged.clone(), make.clone());
+            let moments = moments.clone();
             tasks.push(tokio::spawn(async move {
                 let mut told = Told::default();
                 let mut tick = tokio::time::interval(pace);
@@ -63,17 +66,27 @@ impl Writers {
                     let task = NewTask { task_id: Some(id.clone()), ..make(number) };
                     if told.hear(id, client.post("/api/tasks", &task, Repeat::Never).await) {
                         acknowledged.fetch_add(1, Ordering::Relaxed);
+                        if let Ok(mut moments) = moments.lock() {
+                            moments.push(Instant::now());
+                        }
                     }
                 }
                 told
             }));
         }
-        Ok(Writers { stop, acknowledged, tasks })
+        Ok(Writers { stop, acknowledged, moments, tasks })
     }
 
     /// How many submissions were acknowledged so far.
     pub fn acknowledged(&self) -> u64 {
         self.acknowledged.load(Ordering::Relaxed)
+    }
+
+    /// When each acknowledgement came, in order.
+    pub fn moments(&self) -> Vec<Instant> {
+        let mut moments = self.moments.lock().map(|m| m.clone()).unwrap_or_default();
+        moments.sort();
+        moments
     }
 
     /// Counts what was acknowledged, for whoever watches from elsewhere.

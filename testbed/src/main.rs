@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use testbed::binaries::Binaries;
 use testbed::layout::Layout;
-use testbed::{bench, down, up};
+use testbed::{bench, chaos, down, up};
 
 #[derive(Parser)]
 #[command(name = "testbed", version = api::VERSION, about = "One machine plays a Holdfast cluster")]
@@ -27,18 +27,15 @@ enum Command {
     },
     /// Measure what the cluster can do, beside the HTTP limit and etcd
     Bench(bench::Arguments),
-    /// Make faults happen
-    #[command(after_help = CHAOS)]
-    Chaos {
-        /// Which part
-        part: Option<String>,
-    },
+    /// Make faults happen, and judge what came of them
+    #[command(subcommand, after_help = CHAOS)]
+    Chaos(chaos::Part),
     /// Serve the bare HTTP handler that the bench compares with
     #[command(hide = true)]
     HttpLimit,
 }
 
-const CHAOS: &str = "Parts: none in this version. `matrix`, `calm` and `histories` come with the repairs they judge;\nuntil then the tests in testbed/tests/kills.rs shoot at real processes.";
+const CHAOS: &str = "`./dev chaos simulate [--seeds N] [--seed N]` runs the simulation instead of real processes.\n`matrix`, `calm` and `histories` come with the repairs they judge.";
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Profile {
@@ -95,13 +92,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Command::Up(arguments) => start(arguments).await,
             Command::Down { data } => Ok(tokio::task::spawn_blocking(move || down::run(&data)).await??),
             Command::Bench(arguments) => Ok(bench::run(arguments).await?),
-            Command::Chaos { part } => match part {
-                None => {
-                    println!("{CHAOS}");
-                    Ok(())
-                }
-                Some(part) => anyhow::bail!("chaos {part} is not available in this version\n{CHAOS}"),
-            },
+            Command::Chaos(part) => Ok(chaos::run(part).await?),
             Command::HttpLimit => Ok(bench::http_limit::serve().await?),
         }
     })

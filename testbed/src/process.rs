@@ -178,6 +178,18 @@ impl Started {
         log_file: &Path,
         lifetime: Lifetime,
     ) -> Result<Started, Error> {
+        Started::spawn_with(name, program, arguments, &[], log_file, lifetime)
+    }
+
+    /// As [`Started::spawn`], with these variables added to the environment.
+    pub fn spawn_with(
+        name: &str,
+        program: &Path,
+        arguments: &[String],
+        environment: &[(String, String)],
+        log_file: &Path,
+        lifetime: Lifetime,
+    ) -> Result<Started, Error> {
         let log = OpenOptions::new()
             .create(true)
             .append(true)
@@ -186,6 +198,7 @@ impl Started {
         let errors = log.try_clone().map_err(Error::io("share a log file"))?;
         let mut command = Command::new(program);
         command.args(arguments).stdin(Stdio::null()).stdout(log).stderr(errors);
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
         set_lifetime(&mut command, lifetime);
         let child = command.spawn().map_err(Error::io(format!("start {}", program.display())))?;
         let pid = child.id();

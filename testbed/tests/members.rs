@@ -183,6 +183,9 @@ fn a_five_node_cluster_goes_through_every_change() {
         // A new node takes the place of one that works, in one change.
         let seventh = cluster.lay_out_node().unwrap();
         cluster.start_node(seventh).unwrap();
+        wait::until("the new node answers", LIMIT, || async { cluster.status(seventh).await.map(drop) })
+            .await
+            .unwrap();
         let old = left[0];
         let (old_id, address) = (cluster.place(old).id.clone(), cluster.place(seventh).address());
         let output = command(&cluster, &["members", "replace", &old_id, &address]).await;

@@ -192,6 +192,25 @@ fn a_damaged_log_keeps_the_node_out_and_it_says_so() {
         assert!(why.contains("damaged") && why.contains("raftlog"), "{why}");
         assert_eq!(std::fs::read(&file).unwrap(), bytes, "nothing of the evidence was changed");
         write(&client, "the others go on").await;
+
+        // Told to, it begins anew: its damaged log goes into quarantine, it takes its old place.
+        let itself = Client::new([cluster.place(victim).address()]).unwrap();
+        let body = json!({"node_id": cluster.place(victim).id});
+        let _: Value = itself.post("/api/admin/rejoin", &body, Repeat::Never).await.unwrap();
+        wait::until("the node follows again", LIMIT, || async {
+            let status = cluster.status(victim).await?;
+            let votes = status.voters.contains(&status.node_id) && status.learners.is_empty();
+            match status.role {
+                Role::Follower if votes => Ok(()),
+                role => Err(format!("{role}: {:?}", status.role_detail)),
+            }
+        })
+        .await
+        .unwrap();
+        equal_checksums(&cluster).await;
+        let kept = cluster.place(victim).data_dir.join("quarantine").read_dir().unwrap().next();
+        let kept = kept.unwrap().unwrap().path().join("raft").join(file.file_name().unwrap());
+        assert_eq!(std::fs::read(kept).unwrap(), bytes, "the evidence is kept");
     });
 }
 

@@ -202,3 +202,122 @@ fn a_log_file_that_cant_be_written_does_not_keep_a_node_from_serving() {
         assert_eq!(said.matches("/dev/full can't be written").count(), 1, "{said}");
     });
 }
+
+#[test]
+fn maintenance_outlives_its_leader_and_waits_for_running_tasks() {
+    runtime().block_on(async {
+        let mut cluster = Cluster::start(3).await.unwrap();
+        cluster.start_worker("", 1).await.unwrap();
+        let client = cluster.client().unwrap();
+        let gate = cluster.folder().join("gate");
+        let command = format!("while [ ! -e {} ]; do sleep 0.1; done", gate.display());
+        let task = json!({"task_id": "long", "type": "command", "config": {"command": command}});
+        let _: Value = client.post("/api/tasks", &task, api::client::Repeat::Idempotent).await.unwrap();
+        wait::until("the task to run", LIMIT, || async {
+            let task: Value = client.get("/api/tasks/long").await.map_err(|e| e.to_string())?;
+            if task["state"] == "running" { Ok(()) } else { Err(task["state"].to_string()) }
+        })
+        .await
+        .unwrap();
+
+        let program = testbed::binaries::Binaries::find().unwrap().path("coordinator").unwrap();
+        let maintenance = |arguments: &[&str]| {
+            let mut command = std::process::Command::new(&program);
+            command
+                .arg("maintenance")
+                .args(arguments)
+                .args(["--coordinators", &cluster.addresses().join(",")]);
+            command
+        };
+        // Not all is done within a second: exit code 1, and maintenance stays on.
+        let run =
+            maintenance(&["enable", "--wait", "--wait-seconds", "1"]).env("USER", "ann").output().unwrap();
+        assert_eq!(run.status.code(), Some(1), "{}", String::from_utf8_lossy(&run.stderr));
+        assert!(String::from_utf8_lossy(&run.stderr).contains("1 tasks still run after 1 s"));
+
+        // The leader dies for good; the others know all the same, also who and when.
+        let leader = cluster.leader(LIMIT).await.unwrap();
+        cluster.kill9(leader);
+        let next = cluster.leader(LIMIT).await.unwrap();
+        let addresses = cluster.addresses();
+        let maintenance = |arguments: &[&str]| {
+            let mut command = std::process::Command::new(&program);
+            command.arg("maintenance").args(arguments).args(["--coordinators", &addresses.join(",")]);
+            command
+        };
+        let seen = wait::until("maintenance on the new leader", LIMIT, || async {
+            let status = cluster.status(next).await?;
+            if status.maintenance.enabled { Ok(status.maintenance) } else { Err("off".into()) }
+        })
+        .await
+        .unwrap();
+        assert!(
+            seen.since.is_some() && seen.by.as_deref().is_some_and(|by| by.starts_with("ann@")),
+            "{seen:?}"
+        );
+        let refused =
+            client.post::<_, Value>("/api/tasks", &json!({"type": "noop"}), api::client::Repeat::Never).await;
+        assert_eq!(refused.unwrap_err().code(), Some(api::ErrorCode::Maintenance));
+
+        // A wait ends when the last task does.
+        let mut waiting = maintenance(&["enable", "--wait", "--wait-seconds", "60", "--json"])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::fs::write(&gate, "").unwrap();
+        let ended = wait::until("the wait to end", LIMIT, || {
+            let state = waiting.try_wait().unwrap();
+            async move { state.ok_or_else(|| "it waits".to_owned()) }
+        })
+        .await
+        .unwrap();
+        assert_eq!(ended.code(), Some(0));
+        let task: Value = client.get("/api/tasks/long").await.unwrap();
+        assert_eq!(task["state"], "completed");
+        assert_eq!(maintenance(&["status"]).status().unwrap().code(), Some(0));
+        assert_eq!(maintenance(&["disable"]).status().unwrap().code(), Some(0));
+        assert_eq!(maintenance(&["status"]).status().unwrap().code(), Some(1));
+    });
+}
+
+#[test]
+fn a_single_node_does_everything_a_cluster_does() {
+    runtime().block_on(async {
+        let mut cluster = Cluster::start(1).await.unwrap();
+        cluster.start_worker("", 2).await.unwrap();
+        let client = cluster.client().unwrap();
+        let done = |id: &str| {
+            let (client, path) = (client.clone(), format!("/api/tasks/{id}"));
+            async move {
+                wait::until("the task to end", LIMIT, || async {
+                    let task: Value = client.get(&path).await.map_err(|e| e.to_string())?;
+                    if task["state"] == "completed" { Ok(()) } else { Err(task.to_string()) }
+                })
+                .await
+                .unwrap();
+            }
+        };
+        let submit = |id: &str| json!({"task_id": id, "type": "command", "config": {"command": "true"}});
+        let _: Value =
+            client.post("/api/tasks", &submit("one"), api::client::Repeat::Idempotent).await.unwrap();
+        done("one").await;
+        let status = cluster.status(0).await.unwrap();
+        assert_eq!((status.role, status.voters.len()), (api::cluster::Role::Leader, 1));
+        assert!(status.peers.is_empty());
+        // Nobody can take over, and that is said.
+        let refused =
+            client.post::<_, Value>("/api/cluster/transfer", &json!({}), api::client::Repeat::Never).await;
+        assert!(refused.is_err());
+        // It comes back with all it had, also after a crash.
+        cluster.kill9(0);
+        cluster.start_node(0).unwrap();
+        cluster.wait_ready(0, LIMIT).await.unwrap();
+        done("one").await;
+        let _: Value =
+            client.post("/api/tasks", &submit("two"), api::client::Repeat::Idempotent).await.unwrap();
+        done("two").await;
+        let health: api::cluster::Health =
+            wait::get(&wait::http(), &cluster.place(0).url("/api/health")).await.unwrap();
+        assert_ne!(health.status, api::cluster::HealthStatus::Failing, "{health:?}");
+    });
+}

@@ -90,6 +90,13 @@ pub struct Outbound {
     secret: Option<Arc<PeerSecret>>,
 }
 
+impl std::fmt::Debug for Outbound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (tls, secret) = (self.tls.is_some(), self.secret.is_some());
+        f.debug_struct("Outbound").field("tls", &tls).field("secret", &secret).finish_non_exhaustive()
+    }
+}
+
 impl Outbound {
     /// With this node's certificate and secret, where it has them.
     pub fn new(tls: Option<Arc<Tls>>, secret: Option<Arc<PeerSecret>>) -> reqwest::Result<Outbound> {
@@ -153,8 +160,13 @@ impl Outbound {
             }
         };
         let Some(secret) = &self.secret else { return Ok(request(body).send().await?) };
-        // The first request has no body: it only fetches the challenge.
-        let first = request(body.as_ref().map(|_| Vec::new())).send().await?;
+        // A peer's path serves nobody without a proof: the first request only fetches the challenge.
+        let of_peers = path.starts_with("/raft/");
+        let first = request(if of_peers { body.as_ref().map(|_| Vec::new()) } else { body.clone() });
+        let first = first.send().await?;
+        if !of_peers && first.status() != StatusCode::UNAUTHORIZED {
+            return Ok(first);
+        }
         let challenge = first.headers().get(CHALLENGE).and_then(|v| v.to_str().ok()).map(str::to_owned);
         let unproved = |why| PeerError::Unproved { address: address.to_owned(), why };
         let Some(challenge) = challenge.filter(|_| first.status() == StatusCode::UNAUTHORIZED) else {

@@ -133,7 +133,7 @@ fn show(seen: &[Seen]) {
             print::out(&format!("warning: {warning}"));
         }
         if status.maintenance.enabled {
-            let since = status.maintenance.since.map(|t| format!(" since {t}")).unwrap_or_default();
+            let since = super::maintenance::since(&status.maintenance);
             print::out(&format!("maintenance is on{since}: no new tasks are accepted or assigned"));
         }
     }
@@ -176,7 +176,11 @@ pub async fn leader_status(client: &Client) -> Result<Status, CliError> {
     }
     match (seen.into_iter().max_by_key(|s| s.term), failure) {
         (Some(status), _) => Ok(status),
-        (None, Some(error)) => Err(error.into()),
+        (None, Some(error)) => Err(CliError::CouldNotTell(format!(
+            "no coordinator answers (tried {}): {}",
+            client.addresses().join(", "),
+            reason(&error)
+        ))),
         (None, None) => Err(ClientError::NoAddress.into()),
     }
 }

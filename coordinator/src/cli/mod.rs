@@ -5,19 +5,27 @@
 //! standard error. Exit codes: 0 done; 1 the thing asked is not so, was refused, or a task failed;
 //! 2 it could not be told (nobody answered, wrong usage).
 
+mod arguments;
 mod check;
+mod check_peers;
 mod cluster;
+mod doctor;
 mod maintenance;
 mod members;
 mod print;
 mod recover_quorum;
+pub mod reference;
 mod rolling_restart;
 mod secrets;
+mod settings;
+mod storage;
 pub mod submit;
 mod tasks;
 mod worker;
 
+pub use arguments::Arguments;
 pub use check::check_config;
+pub use check_peers::check_peers;
 
 use api::http::Access;
 use api::{Client, ClientError, ErrorCode};
@@ -47,8 +55,19 @@ pub enum Command {
     /// No new tasks are accepted or assigned while maintenance is on; running ones finish.
     #[command(subcommand)]
     Maintenance(maintenance::MaintenanceCommand),
+    /// Read and change what all nodes keep alike: retention, times, defaults, limits.
+    #[command(subcommand)]
+    Settings(settings::SettingsCommand),
     /// Move leadership to another node.
     Transfer(cluster::TransferCommand),
+    /// Look at every node, say what is wrong and what to do, and pack what was seen.
+    Doctor(doctor::DoctorCommand),
+    /// Have every coordinator write a snapshot now.
+    Snapshot(storage::SnapshotCommand),
+    /// Fetch and verify a backup of the serving cluster.
+    Backup(storage::BackupCommand),
+    /// Make a new cluster's data directories from a backup.
+    Restore(storage::RestoreCommand),
     /// Restart every coordinator, one after another, never more than the cluster can lose.
     RollingRestart(rolling_restart::RollingRestartCommand),
     /// Found a new cluster from a survivor's directory, when a quorum is gone for good.
@@ -69,7 +88,12 @@ impl Command {
             Command::Members(command) => command.run().await,
             Command::Tasks(command) => command.run().await,
             Command::Maintenance(command) => command.run().await,
+            Command::Settings(command) => command.run().await,
             Command::Transfer(command) => command.run().await,
+            Command::Doctor(command) => command.run().await,
+            Command::Snapshot(command) => command.run().await,
+            Command::Backup(command) => command.run().await,
+            Command::Restore(command) => command.run().await,
             Command::RollingRestart(command) => command.run().await,
             Command::RecoverQuorum(command) => command.run().await,
             Command::HashPassword(command) => command.run(),

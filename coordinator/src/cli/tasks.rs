@@ -4,7 +4,10 @@ use super::{CliError, ClusterArgs, EXIT_UNKNOWN, print};
 use crate::worker::path_segment;
 use api::Client;
 use api::client::Repeat;
-use api::task::{CommandOutput, PAGE_DEFAULT, PAGE_MAX, TaskPage, TaskRecord, TaskStanding, TaskState};
+use api::task::{
+    CommandOutput, PAGE_DEFAULT, PAGE_MAX, RETRY_MAX, Retried, RetryMany, TaskPage, TaskRecord, TaskStanding,
+    TaskState,
+};
 use serde_json::json;
 
 /// List, show, cancel and retry tasks.
@@ -21,8 +24,30 @@ pub enum TasksCommand {
     },
     /// Cancel tasks: what runs is ended.
     Cancel(ManyCommand),
-    /// Run failed or cancelled tasks again.
-    Retry(ManyCommand),
+    /// Run failed or cancelled tasks again: those named, or with --failed all that failed.
+    Retry(RetryCommand),
+}
+
+/// Which tasks run again.
+#[derive(Debug, clap::Args)]
+pub struct RetryCommand {
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    /// Every failed task.
+    #[arg(long, conflicts_with_all = ["task_ids", "cancelled"])]
+    pub failed: bool,
+    /// Every cancelled task.
+    #[arg(long, conflicts_with = "task_ids")]
+    pub cancelled: bool,
+    /// With --failed or --cancelled: only tasks of this type.
+    #[arg(long = "type", value_name = "TYPE", conflicts_with = "task_ids")]
+    pub kind: Option<String>,
+    /// With --failed or --cancelled: only tasks that this worker had last.
+    #[arg(long, conflicts_with = "task_ids")]
+    pub worker: Option<String>,
+    /// The tasks' ids.
+    #[arg(required_unless_present_any = ["failed", "cancelled"])]
+    pub task_ids: Vec<String>,
 }
 
 /// List tasks in order of submission.
@@ -72,7 +97,7 @@ impl TasksCommand {
                 Ok(0)
             }
             TasksCommand::Cancel(command) => command.run("cancel", Repeat::Idempotent).await,
-            TasksCommand::Retry(command) => command.run("retry", Repeat::Never).await,
+            TasksCommand::Retry(command) => command.run().await,
         }
     }
 }
@@ -142,6 +167,12 @@ fn show(task: &TaskRecord) {
         ("priority", task.priority.to_string()),
         ("config", task.config.get().to_owned()),
         ("labels", list(task.requirements.labels.iter().map(|(k, v)| format!("{k}={v}")))),
+        (
+            "one of",
+            list(
+                task.requirements.any_of.iter().map(|set| list(set.iter().map(|(k, v)| format!("{k}={v}")))),
+            ),
+        ),
         ("resources", list(task.requirements.resources.iter().map(|(k, n)| format!("{k}={n}")))),
         ("limits", format!("{} s, {} retries", task.timeout_seconds, task.max_retries)),
         ("created", task.created_at.to_string()),
@@ -184,6 +215,39 @@ fn show(task: &TaskRecord) {
 fn list(items: impl Iterator<Item = String>) -> String {
     let items: Vec<String> = items.collect();
     if items.is_empty() { "-".into() } else { items.join(", ") }
+}
+
+impl RetryCommand {
+    async fn run(self) -> Result<u8, CliError> {
+        if !self.failed && !self.cancelled {
+            let many = ManyCommand { cluster: self.cluster, task_ids: self.task_ids };
+            return many.run("retry", Repeat::Never).await;
+        }
+        let client = self.cluster.client()?;
+        let status = if self.failed { TaskState::Failed } else { TaskState::Cancelled };
+        let filter = RetryMany {
+            status,
+            kind: self.kind.clone(),
+            worker: self.worker.clone(),
+            limit: Some(RETRY_MAX),
+        };
+        let mut retried = 0;
+        loop {
+            // One key a call: an answer that got lost is asked for again, and nothing is done twice.
+            let key = ulid::Ulid::generate().to_string();
+            let answer: Retried = client.post_keyed("/api/tasks/retry", &filter, &key).await?;
+            retried += answer.retried;
+            if !answer.more || answer.retried == 0 {
+                break;
+            }
+        }
+        if self.cluster.json {
+            print::json(&json!({ "retried": retried }));
+        } else {
+            print::out(&format!("{retried} {status} tasks wait again"));
+        }
+        Ok(0)
+    }
 }
 
 impl ManyCommand {

@@ -233,10 +233,16 @@ fn limits(config: &Config, found: &mut Findings) {
         ("snapshot_threshold", config.snapshot_threshold, 1),
         ("connection_timeout", config.connection_timeout, 1),
         ("log_max_size", config.log_max_size, 4096),
+        ("db_retention_days", config.db_retention_days, 1),
+        ("db_retention_rows", config.db_retention_rows, 1),
+        ("scrub_cpu_percent", config.scrub_cpu_percent, 1),
     ] {
         if value < least {
             found.fault(key, format!("is {value}; must be at least {least}"));
         }
+    }
+    if config.scrub_cpu_percent > 100 {
+        found.fault("scrub_cpu_percent", format!("is {}; must be at most 100", config.scrub_cpu_percent));
     }
     if config.max_log_size < config.snapshot_threshold {
         found.fault(

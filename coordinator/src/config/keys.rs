@@ -44,13 +44,17 @@ config_keys! {
     "Limits" {
         /// Commands packed into one log entry at most.
         max_batch_size: usize = or(1000), Live, recommended "100 to 10000";
-        /// Memory above nine tenths of which the node's health is degraded, MiB.
+        /// Memory the process may use, MiB; beyond it a leader refuses new tasks and workers, and from nine tenths on its health is degraded.
         max_memory_mb: u64 = or(1024), Live, recommended "512 or more";
+        /// Used space on the data directory's file system at which the node turns read-only, percent.
+        disk_floor_percent: u64 = or(95), Live, recommended "90 to 97";
+        /// Free space at which the node turns read-only, MiB (a tenth of a small disk at most). A file of this size, the ballast, is kept for what has to be written even so.
+        disk_reserve_mb: u64 = or(64), Live, recommended "64 or more";
         /// Open client connections at most; the others wait.
         max_concurrent_connections: usize = or(10_000), Live, recommended "100 or more";
         /// Seconds to wait for a peer's connection.
         connection_timeout: u64 = or(5), Restart, recommended "1 to 10";
-        /// Attempts to connect after which a peer is reported as unreachable in the log.
+        /// Attempts to connect that fail in a row before the log says that a peer can't be reached; it is tried on and on.
         connection_retry_limit: u32 = or(3), Restart, recommended "3";
     }
     "Database" {
@@ -58,6 +62,16 @@ config_keys! {
         db_memory_limit: u64 = or(512), Restart, recommended "at most half of `max_memory_mb`";
         /// Settings for DuckDB: `threads`, `temp_directory`, `max_temp_directory_size`, `checkpoint_threshold`, `wal_autocheckpoint`, `preserve_insertion_order`. The names `journal_mode`, `synchronous` and `cache_size` are SQLite's: taken with a warning, without effect.
         db_pragma: BTreeMap<String, Value> = or(BTreeMap::new()), Restart;
+        /// Days that finished tasks stay in DuckDB.
+        db_retention_days: u64 = or(30), Restart, recommended "30";
+        /// Finished tasks that stay in DuckDB at most, the newest.
+        db_retention_rows: u64 = or(50_000_000), Restart;
+    }
+    "Integrity" {
+        /// Seconds in which log, machine and DuckDB are each checked once by the scrub. 0 turns it off.
+        scrub_interval_seconds: u64 = or(3600), Restart, recommended "3600";
+        /// The most that the scrub may take, percent of one core.
+        scrub_cpu_percent: u64 = or(2), Restart, recommended "2";
     }
     "Logs and metrics" {
         /// ERROR, WARN, INFO, DEBUG or TRACE. DEBUG has a line for every step of every task.

@@ -94,8 +94,24 @@ impl Config {
     }
 
     /// What peers and clients are told: `host:port`.
+    ///
+    /// In a StatefulSet a pod is told its short name alone, which is its node id and which nobody
+    /// else resolves; the list of peers then has its whole name.
     pub fn address(&self) -> String {
-        join_host_port(&self.host, self.port)
+        let mut whole = self.peers.iter().filter(|peer| self.is_whole_name(peer));
+        match (whole.next(), whole.next()) {
+            (Some(peer), None) => peer.address(),
+            _ => join_host_port(&self.host, self.port),
+        }
+    }
+
+    fn is_whole_name(&self, peer: &Peer) -> bool {
+        let beyond = peer.host.strip_prefix(self.host.as_str());
+        self.host == self.node_id
+            && !self.host.contains('.')
+            && peer.port == self.port
+            && peer.id.as_ref().is_none_or(|id| *id == self.node_id)
+            && beyond.is_some_and(|rest| rest.len() > 1 && rest.starts_with('.'))
     }
 }
 

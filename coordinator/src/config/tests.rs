@@ -259,3 +259,26 @@ fn a_reload_takes_what_can_change_and_names_the_rest() {
     let (_, again) = reload::merge(&merged, &fresh);
     assert_eq!((again.live.len(), again.restart), (0, vec!["heartbeat_interval"]));
 }
+
+#[test]
+fn a_pod_tells_the_name_that_others_resolve() {
+    let env = |host: &'static str| {
+        [
+            ("NODE_ID", "coordinator-0"),
+            ("HOST", host),
+            ("DATA_DIR", "/data"),
+            (
+                "PEERS",
+                "coordinator-0.coordinator:8080,coordinator-1.coordinator:8080,coordinator-2.coordinator:8080",
+            ),
+        ]
+    };
+    let (config, _) = load(json!({}), &env("coordinator-0")).unwrap();
+    assert_eq!(config.address(), "coordinator-0.coordinator:8080");
+    assert_eq!(config.bind_host(), "coordinator-0");
+    // A host that is not the node's own name is told as it is.
+    let (config, _) = load(json!({}), &env("10.0.0.7")).unwrap();
+    assert_eq!(config.address(), "10.0.0.7:8080");
+    let (config, _) = load(json!({}), &env("coordinator")).unwrap();
+    assert_eq!(config.address(), "coordinator:8080");
+}

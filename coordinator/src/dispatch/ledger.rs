@@ -21,7 +21,7 @@
 //! before `opened_ms + takeover_ms`.
 
 use crate::command::ExpireReason;
-use crate::machine::LeaseView;
+use crate::machine::{LeaseView, Limits};
 use crate::scheduler::Offer;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,6 +29,9 @@ use std::collections::{BTreeMap, BTreeSet};
 pub const MAX_WAITING_CALLS: usize = 20_000;
 /// Leases that one round may end.
 pub const MAX_EXPIRE: usize = 1000;
+/// How long the token of an accepted result is remembered: a call that was sent before its worker
+/// knew may still name it.
+const REPORTED_MS: u64 = 5_000;
 /// Workers that one round may give up.
 pub const MAX_LOST: usize = 256;
 
@@ -51,13 +54,13 @@ pub struct Timing {
 }
 
 impl Timing {
-    /// The contract's times, with the takeover that fits the node's election time-out.
-    pub fn new(election_timeout_max_ms: u64) -> Self {
+    /// The replicated times, with the takeover that fits the node's election time-out.
+    pub fn new(limits: &Limits, election_timeout_max_ms: u64) -> Self {
         Timing {
-            lease_ttl_ms: api::worker::LEASE_TTL_MS,
-            lost_after_ms: api::worker::WORKER_LOST_MS,
-            timeout_grace_ms: 5_000,
-            takeover_ms: api::worker::LEASE_TTL_MS + 2 * election_timeout_max_ms,
+            lease_ttl_ms: limits.lease_ttl_ms,
+            lost_after_ms: limits.worker_lost_ms,
+            timeout_grace_ms: limits.timeout_grace_ms,
+            takeover_ms: limits.lease_ttl_ms + 2 * election_timeout_max_ms,
             redeliver_after_ms: 1_000,
         }
     }
@@ -86,8 +89,12 @@ struct Track {
 #[derive(Debug)]
 struct Call {
     worker_id: String,
+    /// How many more tasks it can take; grows as results of what it holds are accepted.
     slots: u32,
+    /// What its worker works on.
     holds: BTreeSet<u64>,
+    /// What its worker has done and reports, or has reported.
+    reporting: BTreeSet<u64>,
     since: u64,
     /// What its answer will carry; it waits while this is empty.
     given: Vec<u64>,
@@ -121,6 +128,8 @@ pub struct Ledger {
     calls_of: BTreeMap<String, BTreeSet<CallId>>,
     last_call: CallId,
     undelivered: BTreeSet<u64>,
+    /// Tokens whose results were accepted lately, with when.
+    reported: BTreeMap<u64, u64>,
 }
 
 impl Ledger {
@@ -137,6 +146,7 @@ impl Ledger {
             calls_of: BTreeMap::new(),
             last_call: 0,
             undelivered: BTreeSet::new(),
+            reported: BTreeMap::new(),
         }
     }
 
@@ -170,16 +180,55 @@ impl Ledger {
         self.heard_ms.get(worker_id).map(|at| now_ms.saturating_sub(*at))
     }
 
+    /// The times that decide from now on.
+    pub fn set_timing(&mut self, timing: Timing) {
+        self.timing = timing;
+    }
+
+    /// True where a result that came with this token was accepted lately.
+    pub fn was_reported(&self, token: u64) -> bool {
+        self.reported.contains_key(&token)
+    }
+
+    /// Results with these tokens were accepted: their slots are free for the calls that wait.
+    pub fn reported(&mut self, worker_id: &str, tokens: &[u64], now_ms: u64) {
+        self.reported.extend(tokens.iter().map(|token| (*token, now_ms)));
+        for id in self.calls_of.get(worker_id).into_iter().flatten() {
+            let Some(call) = self.calls.get_mut(id).filter(|call| call.waits()) else { continue };
+            for token in tokens {
+                if call.holds.remove(token) {
+                    call.slots = call.slots.saturating_add(1);
+                    call.reporting.insert(*token);
+                }
+            }
+        }
+    }
+
+    /// Waiting calls with what their workers work on.
+    pub fn waiting_holds(&self) -> impl Iterator<Item = (CallId, &str, &BTreeSet<u64>)> {
+        let waiting = self.calls.iter().filter(|(_, call)| call.waits() && !call.holds.is_empty());
+        waiting.map(|(id, call)| (*id, &*call.worker_id, &call.holds))
+    }
+
     /// Begins a lease call; none where too many wait.
-    pub fn begin_call(&mut self, worker_id: &str, slots: u32, tokens: &[u64]) -> Option<CallId> {
+    pub fn begin_call(
+        &mut self,
+        worker_id: &str,
+        slots: u32,
+        tokens: &[u64],
+        reporting: &[u64],
+    ) -> Option<CallId> {
         if self.calls.len() >= MAX_WAITING_CALLS {
             return None;
         }
         self.last_call += 1;
+        let (done, holds): (Vec<u64>, Vec<u64>) =
+            tokens.iter().partition(|token| self.reported.contains_key(token));
         let call = Call {
             worker_id: worker_id.to_owned(),
-            slots,
-            holds: tokens.iter().copied().collect(),
+            slots: slots.saturating_add(done.len() as u32),
+            holds: holds.into_iter().collect(),
+            reporting: reporting.iter().copied().chain(done).collect(),
             since: self.next_moment(),
             given: Vec::new(),
         };
@@ -220,7 +269,7 @@ impl Ledger {
     /// What the waiting calls ask for, by worker.
     pub fn offers(&self) -> Vec<Offer> {
         let mut slots: BTreeMap<&str, u32> = BTreeMap::new();
-        for call in self.calls.values().filter(|call| call.waits()) {
+        for call in self.calls.values().filter(|call| call.waits() && call.slots > 0) {
             let sum = slots.entry(&call.worker_id).or_default();
             *sum = sum.saturating_add(call.slots);
         }
@@ -262,7 +311,7 @@ impl Ledger {
 
     fn may_hand(&self, token: u64, call: &Call, now_ms: u64) -> bool {
         let Some(track) = self.tracks.get(&token) else { return false };
-        if call.holds.contains(&token) || track.named > call.since {
+        if call.holds.contains(&token) || call.reporting.contains(&token) || track.named > call.since {
             return false;
         }
         track.handed.is_none_or(|handed| {
@@ -298,6 +347,7 @@ impl Ledger {
         let live: BTreeSet<u64> = leases.iter().map(|lease| lease.token).collect();
         self.tracks.retain(|token, _| live.contains(token));
         self.undelivered.retain(|token| live.contains(token));
+        self.reported.retain(|_, at| now_ms.saturating_sub(*at) < REPORTED_MS);
         let known: BTreeSet<&str> = workers.iter().map(String::as_str).collect();
         self.heard_ms.retain(|worker, _| known.contains(worker.as_str()));
         self.see(leases, now_ms);

@@ -6,7 +6,7 @@ const ELECTION: u64 = 300;
 const TAKEOVER: u64 = TTL + 2 * ELECTION;
 
 fn ledger() -> Ledger {
-    Ledger::open(3, 0, Timing::new(ELECTION))
+    Ledger::open(3, 0, Timing::new(&Limits::default(), ELECTION))
 }
 
 fn lease(token: u64, worker: &str) -> LeaseView {
@@ -27,7 +27,7 @@ fn leases(tokens: &[u64]) -> Vec<LeaseView> {
 /// A call of worker `w` that is settled at once with what there is for it; empty when it waits.
 fn call(ledger: &mut Ledger, slots: u32, holds: &[u64], live: &[u64], now_ms: u64) -> (CallId, Vec<u64>) {
     ledger.heard("w", holds, now_ms);
-    let id = ledger.begin_call("w", slots, holds).unwrap();
+    let id = ledger.begin_call("w", slots, holds, &[]).unwrap();
     let dealt = ledger.settle("w", &leases(live), now_ms);
     let tokens = dealt.into_iter().find(|(call, _)| *call == id).map(|(_, tokens)| tokens);
     (id, tokens.unwrap_or_default())
@@ -40,9 +40,9 @@ fn workers(names: &[&str]) -> Vec<String> {
 #[test]
 fn a_waiting_call_is_an_offer_and_a_settled_one_is_not() {
     let mut ledger = ledger();
-    ledger.begin_call("a", 2, &[]);
-    ledger.begin_call("a", 3, &[]);
-    ledger.begin_call("w", 1, &[]);
+    ledger.begin_call("a", 2, &[], &[]);
+    ledger.begin_call("a", 3, &[], &[]);
+    ledger.begin_call("w", 1, &[], &[]);
     let offer = |id: &str, slots| Offer { worker_id: id.into(), slots };
     assert_eq!(ledger.offers(), [offer("a", 5), offer("w", 1)]);
     assert_eq!(ledger.settle("w", &leases(&[1]), 0), [(3, vec![1])]);
@@ -141,14 +141,14 @@ fn a_restarted_worker_gets_back_what_it_had() {
 
 #[test]
 fn new_leader_keeps_leases() {
-    let mut ledger = Ledger::open(4, 100_000, Timing::new(ELECTION));
+    let mut ledger = Ledger::open(4, 100_000, Timing::new(&Limits::default(), ELECTION));
     let live = leases(&[1]);
     let all = workers(&["w"]);
     // Its predecessor heard the worker; this one has not, and does not hold that against it.
     for after in [0, TTL, TAKEOVER - 1] {
         assert_eq!(ledger.overdue(&live, &all, 100_000 + after, 0), Overdue::default(), "after {after} ms");
     }
-    let mut heard = Ledger::open(4, 100_000, Timing::new(ELECTION));
+    let mut heard = Ledger::open(4, 100_000, Timing::new(&Limits::default(), ELECTION));
     heard.see(&live, 100_000);
     heard.heard("w", &[1], 100_000 + TAKEOVER - 100);
     assert_eq!(heard.overdue(&live, &all, 100_000 + TAKEOVER, 0), Overdue::default());
@@ -252,11 +252,11 @@ fn deliveries_are_taken_in_bundles() {
 fn too_many_calls_are_refused() {
     let mut ledger = ledger();
     for _ in 0..MAX_WAITING_CALLS {
-        assert!(ledger.begin_call("w", 1, &[]).is_some());
+        assert!(ledger.begin_call("w", 1, &[], &[]).is_some());
     }
-    assert!(ledger.begin_call("w", 1, &[]).is_none());
+    assert!(ledger.begin_call("w", 1, &[], &[]).is_none());
     ledger.end_call(1, true);
-    assert!(ledger.begin_call("w", 1, &[]).is_some());
+    assert!(ledger.begin_call("w", 1, &[], &[]).is_some());
 }
 
 #[test]
@@ -266,4 +266,38 @@ fn the_logs_time_goes_on_between_entries() {
     assert_eq!(clock.now(1000, 80), 1030);
     assert_eq!(clock.now(1500, 90), 1500);
     assert_eq!(clock.now(1500, 95), 1505);
+}
+
+#[test]
+fn a_slot_that_frees_while_a_call_waits_is_offered() {
+    let mut ledger = ledger();
+    ledger.begin_call("w", 0, &[7], &[]).unwrap();
+    assert_eq!(ledger.offers(), []);
+    ledger.reported("w", &[7], 10);
+    assert_eq!(ledger.offers(), [Offer { worker_id: "w".into(), slots: 1 }]);
+    // A token that the call never named was counted by the worker itself.
+    ledger.reported("w", &[9], 20);
+    assert_eq!(ledger.offers(), [Offer { worker_id: "w".into(), slots: 1 }]);
+}
+
+#[test]
+fn a_result_that_overtakes_the_call_that_names_its_token_frees_the_slot() {
+    let mut ledger = ledger();
+    ledger.reported("w", &[7], 10);
+    ledger.begin_call("w", 1, &[7, 8], &[]).unwrap();
+    assert!(ledger.was_reported(7) && !ledger.was_reported(8));
+    assert_eq!(ledger.offers(), [Offer { worker_id: "w".into(), slots: 2 }]);
+    assert_eq!(ledger.waiting_holds().map(|(_, _, holds)| holds.len()).sum::<usize>(), 1);
+    ledger.overdue(&[], &[], 60_000, 0);
+    assert!(!ledger.was_reported(7), "forgotten in time");
+}
+
+#[test]
+fn a_lease_whose_result_is_on_its_way_is_not_given_again() {
+    let mut ledger = ledger();
+    let (first, got) = call(&mut ledger, 1, &[], &[7], 0);
+    assert_eq!(got, [7]);
+    ledger.end_call(first, true);
+    let next = ledger.begin_call("w", 1, &[], &[7]).unwrap();
+    assert_eq!(ledger.settle("w", &leases(&[7, 8]), 5_000), [(next, vec![8])]);
 }

@@ -22,7 +22,7 @@ use crate::machine::{LeaseView, Machine, Standing};
 use crate::node::{Node, NodeError, RaftView};
 use crate::scheduler;
 use api::cluster::Role;
-use api::worker::{Heartbeat, HeartbeatAnswer, LEASE_TTL_MS, LeaseAnswer, LeaseRequest, MAX_LEASE_WAIT_MS};
+use api::worker::{Heartbeat, HeartbeatAnswer, LeaseAnswer, LeaseRequest, MAX_LEASE_WAIT_MS};
 use jiff::{SignedDuration, Timestamp};
 use ledger::{CallId, Ledger, LogClock, Timing};
 use parking_lot::Mutex;
@@ -82,7 +82,7 @@ pub struct Dispatch {
 
 struct Shared {
     node: Node,
-    timing: Timing,
+    election_timeout_max_ms: u64,
     started: Instant,
     state: Mutex<State>,
     wake: Notify,
@@ -93,7 +93,7 @@ impl Dispatch {
     pub fn new(node: Node, election_timeout_max_ms: u64) -> Self {
         let shared = Shared {
             node,
-            timing: Timing::new(election_timeout_max_ms),
+            election_timeout_max_ms,
             started: Instant::now(),
             state: Mutex::new(State::default()),
             wake: Notify::new(),
@@ -123,7 +123,7 @@ impl Dispatch {
     /// A worker asks for work, and waits for it.
     pub async fn lease(&self, worker_id: &str, request: &LeaseRequest) -> Result<LeaseAnswer, DispatchError> {
         self.must_know(worker_id).await?;
-        let seen = self.look(worker_id, &request.tokens);
+        let seen = self.look_for_news(worker_id, &request.tokens);
         let (mut call, mut given) = self.begin(worker_id, request)?;
         self.deal(&BTreeSet::from([worker_id.to_owned()]), false);
         self.shared.wake.notify_one();
@@ -141,10 +141,11 @@ impl Dispatch {
         if !given.proven {
             self.node().read_barrier().await?;
         }
-        let seen = self.look(worker_id, &request.tokens);
-        let expires_at = Timestamp::now() + SignedDuration::from_millis(LEASE_TTL_MS as i64);
+        let seen = self.look_for_news(worker_id, &request.tokens);
         let tasks = {
             let machine = self.node().machine();
+            let ttl = SignedDuration::from_millis(machine.limits().lease_ttl_ms as i64);
+            let expires_at = Timestamp::now() + ttl;
             given.tokens.iter().filter_map(|token| machine.leased_task(*token, expires_at)).collect()
         };
         self.with_ledger(|ledger, _| ledger.confirm(seen.undelivered))?;
@@ -156,6 +157,39 @@ impl Dispatch {
     pub fn heard(&self, worker_id: &str) {
         // A node that does not lead keeps no ledger; then there is nothing to note.
         let _ = self.with_ledger(|ledger, now_ms| ledger.heard(worker_id, &[], now_ms));
+    }
+
+    /// Results of these leases were accepted: what they took is free for the worker's waiting calls.
+    pub fn reported(&self, worker_id: &str, tokens: &[u64]) {
+        if self.with_ledger(|ledger, now_ms| ledger.reported(worker_id, tokens, now_ms)).is_ok() {
+            self.shared.wake.notify_one();
+        }
+    }
+
+    /// A task was cancelled: its worker is told at once, where it has a call that waits.
+    pub fn task_cancelled(&self, task_id: &str) {
+        let worker = self.node().machine().last_worker(task_id);
+        if let Some(worker) = worker {
+            self.tell_news(|id| id == worker);
+        }
+    }
+
+    /// Answers waiting calls whose workers work on leases that are over.
+    fn tell_news(&self, asked: impl Fn(&str) -> bool) {
+        let mut state = self.shared.state.lock();
+        let State { ledger: Some(ledger), waiting, .. } = &mut *state else { return };
+        let machine = self.node().machine();
+        let over = |token: &u64| machine.lease(*token).is_none() && !ledger.was_reported(*token);
+        let calls =
+            ledger.waiting_holds().filter(|(_, worker, holds)| asked(worker) && holds.iter().any(over));
+        let calls: Vec<CallId> = calls.map(|(id, _, _)| id).collect();
+        drop(machine);
+        for call in calls {
+            if let Some(sender) = waiting.remove(&call) {
+                // A call whose client has gone is ended by its own guard.
+                let _ = sender.send(Given { tokens: Vec::new(), proven: false });
+            }
+        }
     }
 
     /// The worker was drained or registered anew: its waiting calls answer what stands now.
@@ -189,6 +223,11 @@ impl Dispatch {
         self.shared.started.elapsed().as_millis() as u64
     }
 
+    /// The times as they are set now.
+    fn timing(&self) -> Timing {
+        Timing::new(self.node().machine().limits(), self.shared.election_timeout_max_ms)
+    }
+
     /// The log's time now.
     fn now_log_ms(&self, machine_log_ms: u64) -> u64 {
         let now_ms = self.now_ms();
@@ -205,7 +244,7 @@ impl Dispatch {
         let mut state = self.shared.state.lock();
         if state.ledger.as_ref().is_none_or(|ledger| ledger.term() < view.term) {
             state.waiting.clear();
-            state.ledger = Some(Ledger::open(view.term, now_ms, self.shared.timing));
+            state.ledger = Some(Ledger::open(view.term, now_ms, self.timing()));
         }
         match state.ledger.as_mut() {
             Some(ledger) if ledger.term() == view.term => Ok(ask(ledger, now_ms)),
@@ -235,6 +274,17 @@ impl Dispatch {
         Err(DispatchError::UnknownWorker { worker_id: worker_id.to_owned() })
     }
 
+    /// As [`Dispatch::look`], without leases that ended by a result lately: the worker that names
+    /// one in a lease call did not know yet.
+    fn look_for_news(&self, worker_id: &str, tokens: &[u64]) -> Seen {
+        let mut seen = self.look(worker_id, tokens);
+        if !seen.cancel.is_empty() {
+            // A node that stopped leading has no ledger, and answers nothing either.
+            let _ = self.with_ledger(|ledger, _| seen.cancel.retain(|token| !ledger.was_reported(*token)));
+        }
+        seen
+    }
+
     /// What the machine says of the worker and of the tokens it named.
     fn look(&self, worker_id: &str, tokens: &[u64]) -> Seen {
         let machine = self.node().machine();
@@ -259,7 +309,8 @@ impl Dispatch {
         let (sender, given) = oneshot::channel();
         let id = self.with_ledger(|ledger, now_ms| {
             ledger.heard(worker_id, &request.tokens, now_ms);
-            let id = ledger.begin_call(worker_id, request.slots, &request.tokens)?;
+            ledger.heard(worker_id, &request.reporting, now_ms);
+            let id = ledger.begin_call(worker_id, request.slots, &request.tokens, &request.reporting)?;
             Some((id, ledger.term()))
         })?;
         let Some((id, term)) = id else { return Err(DispatchError::TooManyCalls) };
@@ -321,6 +372,7 @@ impl Dispatch {
                 swept = Instant::now();
                 let waiting = self.with_ledger(|ledger, _| ledger.waiting_workers()).unwrap_or_default();
                 self.deal(&waiting, false);
+                self.tell_news(|_| true);
             }
             applied.borrow_and_update();
             let nap = match self.assign().await {

@@ -17,10 +17,6 @@ const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
 const EVICTION_INTERVAL: Duration = Duration::from_secs(1);
 /// Deliveries in one proposal at most.
 const MAX_DELIVERIES: usize = 10_000;
-/// How long a finished task stays in memory, log time.
-const FINISHED_RETENTION_MS: u64 = 600_000;
-/// Finished tasks in memory at most.
-const MAX_FINISHED: usize = 100_000;
 /// Tasks that one command evicts at most: it is applied in one go, and everybody waits for it.
 const MAX_EVICTED: u32 = 5_000;
 /// Proposals of one kind in flight at once.
@@ -94,8 +90,12 @@ impl Dispatch {
     async fn expire(&self) {
         let (leases, workers, log_ms) = self.held();
         let now_log_ms = self.now_log_ms(log_ms);
+        let timing = self.timing();
         let overdue = self
-            .with_ledger(|ledger, now_ms| ledger.overdue(&leases, &workers, now_ms, now_log_ms))
+            .with_ledger(|ledger, now_ms| {
+                ledger.set_timing(timing);
+                ledger.overdue(&leases, &workers, now_ms, now_log_ms)
+            })
             .unwrap_or_default();
         let Overdue { leases, workers } = overdue;
         if !leases.is_empty() {
@@ -104,7 +104,7 @@ impl Dispatch {
         }
         for bundle in workers.chunks(MAX_IN_FLIGHT) {
             let lost = bundle.iter().map(|worker_id| {
-                tracing::warn!(worker = %worker_id, "the worker fell silent and is given up");
+                tracing::warn!(%worker_id, "the worker fell silent and is given up");
                 self.log(Command::WorkerLost { worker_id: worker_id.clone() })
             });
             futures_util::future::join_all(lost).await;
@@ -120,10 +120,13 @@ impl Dispatch {
     }
 
     async fn evict(&self) {
-        let log_ms = self.node().machine().log_ms();
-        let before_log_ms = self.now_log_ms(log_ms).saturating_sub(FINISHED_RETENTION_MS);
+        let (log_ms, retention_ms) = {
+            let machine = self.node().machine();
+            (machine.log_ms(), machine.limits().finished_retention_ms)
+        };
+        let before_log_ms = self.now_log_ms(log_ms).saturating_sub(retention_ms);
         // As long as it finds as much as one command takes, there is more.
-        while self.node().machine().evictable(before_log_ms, MAX_FINISHED) {
+        while self.node().machine().evictable(before_log_ms) {
             let evict = Command::Evict { before_log_ms, limit: MAX_EVICTED };
             if self.log(evict).await.is_none() {
                 return;

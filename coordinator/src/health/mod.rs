@@ -13,6 +13,7 @@ pub mod sampler;
 pub use sampler::Sampler;
 
 use crate::node::RaftView;
+use crate::room::DiskLevel;
 use crate::store::StoreHealth;
 use api::cluster::{Check, Health, HealthStatus, PartHealth, Progress, Resources, Role};
 use serde_json::Value;
@@ -24,12 +25,10 @@ const STUCK_MS: u64 = 10_000;
 const SLOW_MS: u64 = 1_000;
 /// A node whose machine is further behind the commit index does not serve current reads in time.
 const MAX_APPLY_LAG_ENTRIES: u64 = 1_000;
+/// A peer's clock that is farther away is worth a warning.
+const CLOCK_WARN_MS: u64 = 250;
 /// Disk use that is worth a warning, percent.
 const DISK_WARN_PERCENT: f64 = 85.0;
-/// Disk use at the floor, percent.
-const DISK_FLOOR_PERCENT: f64 = 95.0;
-/// With less free than this the log can't grow.
-const DISK_EMPTY_BYTES: u64 = 64 * 1024 * 1024;
 /// Resident memory that is worth a warning, percent of the limit.
 const MEMORY_WARN_PERCENT: u64 = 90;
 
@@ -46,10 +45,16 @@ pub struct Vitals {
     pub raft_still_ms: u64,
     /// What the store says.
     pub db: PartHealth,
+    /// Damage that checks of integrity found.
+    pub findings: Vec<String>,
     /// What the process uses.
     pub resources: Resources,
     /// What it may use.
     pub max_memory_bytes: u64,
+    /// Whether the disk has room for writes.
+    pub disk_level: DiskLevel,
+    /// Peers with their clocks' distance from ours, milliseconds.
+    pub clock_offsets_ms: Vec<(String, i64)>,
 }
 
 /// `GET /api/health`.
@@ -60,8 +65,10 @@ pub fn overall(vitals: &Vitals) -> Health {
         apply_thread(vitals),
         leader(vitals),
         db(vitals),
+        integrity(vitals),
         disk(vitals),
         memory(vitals),
+        clocks(vitals),
     ])
 }
 
@@ -191,6 +198,13 @@ fn db(vitals: &Vitals) -> Check {
     check("db", HealthStatus::Degraded, why)
 }
 
+fn integrity(vitals: &Vitals) -> Check {
+    match vitals.findings.is_empty() {
+        true => check("integrity", HealthStatus::Ok, "no damage was found"),
+        false => check("integrity", HealthStatus::Degraded, vitals.findings.join("; ")),
+    }
+}
+
 fn disk(vitals: &Vitals) -> Check {
     let resources = &vitals.resources;
     let (used, free_mb) = (resources.disk_usage, resources.disk_free_bytes / (1024 * 1024));
@@ -198,15 +212,35 @@ fn disk(vitals: &Vitals) -> Check {
     if resources.disk_total_bytes == 0 {
         return check("disk", HealthStatus::Degraded, "could not be measured");
     }
-    if resources.disk_free_bytes < DISK_EMPTY_BYTES {
-        return check("disk", HealthStatus::Failing, format!("{seen}: the log can't grow"));
+    match vitals.disk_level {
+        DiskLevel::Open => {}
+        DiskLevel::ReadOnly => {
+            let why = format!("{seen}: at the floor; the node takes no writes until there is room");
+            return check("disk", HealthStatus::Failing, why);
+        }
+        DiskLevel::Closed => {
+            return check("disk", HealthStatus::Failing, format!("{seen}: the log can't grow; make room"));
+        }
     }
     match used {
-        used if used >= DISK_FLOOR_PERCENT => {
-            check("disk", HealthStatus::Degraded, format!("{seen}: at the floor of {DISK_FLOOR_PERCENT} %"))
-        }
         used if used >= DISK_WARN_PERCENT => check("disk", HealthStatus::Degraded, seen),
         _ => check("disk", HealthStatus::Ok, seen),
+    }
+}
+
+/// Only people read the wall clock, so nothing breaks; but logs of several nodes no longer agree.
+fn clocks(vitals: &Vitals) -> Check {
+    let worst = vitals.clock_offsets_ms.iter().max_by_key(|(_, offset_ms)| offset_ms.unsigned_abs());
+    match worst {
+        Some((peer, offset_ms)) if offset_ms.unsigned_abs() > CLOCK_WARN_MS => {
+            let why =
+                format!("the clock of {peer} is {offset_ms} ms from ours; is time synchronised on both?");
+            check("clock", HealthStatus::Degraded, why)
+        }
+        Some((peer, offset_ms)) => {
+            check("clock", HealthStatus::Ok, format!("{offset_ms} ms from {peer}, the farthest"))
+        }
+        None => check("clock", HealthStatus::Ok, "no peer was compared"),
     }
 }
 
@@ -239,6 +273,7 @@ mod tests {
             progress: Progress { raft_turns: 10, log_syncs: 5, applied_entries: 100, ..Progress::default() },
             raft_still_ms: 0,
             db: PartHealth { healthy: true, details: BTreeMap::new() },
+            findings: Vec::new(),
             resources: Resources {
                 cpu_usage: 1.0,
                 memory_usage: 1.0,
@@ -253,6 +288,8 @@ mod tests {
                 threads: 12,
             },
             max_memory_bytes: 1 << 30,
+            disk_level: DiskLevel::Open,
+            clock_offsets_ms: vec![("n2".into(), -3)],
         }
     }
 
@@ -329,8 +366,10 @@ mod tests {
             (disk.status, disk.detail)
         };
         assert_eq!(worst(&with(|v| v.resources.disk_usage = 86.0)).0, HealthStatus::Degraded);
-        let (status, detail) = worst(&with(|v| v.resources.disk_free_bytes = 1000));
+        let (status, detail) = worst(&with(|v| v.disk_level = DiskLevel::ReadOnly));
         assert_eq!(status, HealthStatus::Failing);
+        assert!(detail.contains("no writes until there is room"), "{detail}");
+        let (_, detail) = worst(&with(|v| v.disk_level = DiskLevel::Closed));
         assert!(detail.contains("the log can't grow"), "{detail}");
     }
 
@@ -344,6 +383,14 @@ mod tests {
         assert_eq!(health.status, HealthStatus::Degraded);
         assert!(health.checks.iter().any(|c| c.detail.contains("disk I/O")));
         assert_eq!(ready(&broken).status, HealthStatus::Ok);
+    }
+
+    #[test]
+    fn a_clock_far_away_is_a_warning_that_names_the_peer() {
+        let off = with(|v| v.clock_offsets_ms = vec![("n2".into(), 20), ("n3".into(), -3_600_000)]);
+        let clock = overall(&off).checks.into_iter().find(|c| c.name == "clock").unwrap();
+        assert_eq!(clock.status, HealthStatus::Degraded);
+        assert!(clock.detail.contains("n3") && clock.detail.contains("-3600000 ms"), "{}", clock.detail);
     }
 
     #[test]

@@ -100,16 +100,16 @@ fn by_token(access: &Access, parts: &Parts) -> Result<Caller, Box<Response>> {
     let Some(tokens) = access.tokens() else { return Ok(Caller::anybody()) };
     let Some(value) = parts.headers.get(header::AUTHORIZATION) else {
         let why = "this cluster asks for a token: send `Authorization: Bearer …` (POST /api/auth/login or `coordinator token` give one)";
-        return Err(unauthorized(why.to_owned()));
+        return Err(unauthorized(access, why.to_owned()));
     };
     let token = value.to_str().ok().and_then(|v| {
         let (scheme, token) = v.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
     });
     let Some(token) = token else {
-        return Err(unauthorized("the Authorization header is not `Bearer …`".to_owned()));
+        return Err(unauthorized(access, "the Authorization header is not `Bearer …`".to_owned()));
     };
-    tokens.read(token).map_err(|e| unauthorized(e.to_string()))
+    tokens.read(token).map_err(|e| unauthorized(access, e.to_string()))
 }
 
 /// A peer that has proved itself as this node asks for it.
@@ -178,11 +178,11 @@ fn refuse(code: ErrorCode, why: String) -> Box<Response> {
     Box::new(ApiError::new(code, why).into_response())
 }
 
-fn unauthorized(why: String) -> Box<Response> {
-    let mut response = ApiError::new(ErrorCode::Unauthorized, why).into_response();
+fn unauthorized(access: &Access, why: String) -> Box<Response> {
+    let mut response = challenge(access, &why);
     let asks = HeaderValue::from_static("Bearer realm=\"holdfast\"");
     response.headers_mut().insert(header::WWW_AUTHENTICATE, asks);
-    Box::new(response)
+    response
 }
 
 fn challenge(access: &Access, why: &str) -> Box<Response> {

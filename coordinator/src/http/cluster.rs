@@ -4,7 +4,6 @@ use super::App;
 use super::extract::{Id, JsonBody, OptionalJson, Params};
 use super::problem::{self, ApiError, ApiResult};
 use super::read::Freshness;
-use super::tasks::Nothing;
 use crate::access::outbound::PeerError;
 use crate::members::checks;
 use crate::members::join::{JoinRequest, Terms};
@@ -12,7 +11,7 @@ use crate::node::MembershipError;
 use crate::raft::founding::{IDENTITY_PATH, IdentityCard};
 use crate::raft::routes::of_membership;
 use api::ErrorCode;
-use api::cluster::{AddMember, CanLose, Leadership, Member, MemberChanged, Members, Rejoin, Role, Transfer};
+use api::cluster::{AddMember, CanLose, Leadership, Member, MemberChanged, Members, Rejoin, Transfer};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::{delete, get, post};
@@ -37,7 +36,6 @@ pub fn of_this_node() -> Router<App> {
     Router::new()
         .route("/api/cluster/members", get(members))
         .route("/api/cluster/members/{node_id}", get(member))
-        .route("/api/admin/step_down", post(step_down))
         .route("/api/admin/rejoin", post(rejoin))
 }
 
@@ -152,19 +150,6 @@ async fn transfer(
         }
     }
     give_up(&app, body.to.as_deref()).await
-}
-
-/// Never forwarded: it is about the node asked, and another leader has done nothing to deserve it.
-async fn step_down(
-    State(app): State<App>,
-    OptionalJson(Nothing {}): OptionalJson<Nothing>,
-) -> ApiResult<Json<Leadership>> {
-    let view = app.node.view();
-    if view.role != Role::Leader {
-        let why = format!("{} is {} and has no leadership to give up", app.node.node_id(), view.role);
-        return Err(ApiError::new(ErrorCode::InvalidState, why).with_leader(app.leader_address()));
-    }
-    give_up(&app, None).await
 }
 
 async fn give_up(app: &App, to: Option<&str>) -> ApiResult<Json<Leadership>> {

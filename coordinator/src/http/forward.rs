@@ -4,23 +4,32 @@
 //! leading answers 503 instead of passing it on, so that two nodes with different opinions of who
 //! leads never play ball with it.
 //!
-//! Nothing is ever sent twice. When the connection could not be made, nothing was done and the
-//! client may repeat (503); when it broke later, the leader may have done it (504).
+//! Nothing that may have been done is sent twice. Where it is certain that nothing was done (no
+//! leader is known, its port is closed, it says that it does not lead), the request waits a moment
+//! for the next leader, so that a hand-over of leadership fails no write; then it is refused (503).
+//! When the connection broke later, the leader may have done it (504).
 
 use super::App;
 use super::extract::read_body;
 use super::problem::{ApiError, ApiResult};
+use crate::node::RaftView;
 use api::cluster::Role;
-use api::{ErrorCode, FORWARDED_BY, SERVED_BY};
-use axum::body::Body;
+use api::{ErrorCode, FORWARDED_BY, IDEMPOTENCY_REPLAYED, Problem, SERVED_BY};
+use axum::body::{Body, Bytes};
 use axum::extract::Request;
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
-use axum::response::Response;
-use std::time::Duration;
+use axum::response::{IntoResponse, Response};
+use std::time::{Duration, Instant};
 
 /// How long the leader may take, beyond what the longest lease call waits.
 const ANSWER_LIMIT: Duration = Duration::from_millis(api::worker::MAX_LEASE_WAIT_MS + 15_000);
+
+/// How long a request waits for a leader while there is none, or one hands over to the next.
+const PATIENCE: Duration = Duration::from_millis(1_500);
+
+/// Between two attempts to reach a leader that is not there yet.
+const PATIENCE_STEP: Duration = Duration::from_millis(10);
 
 /// How long connecting to the leader may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
@@ -35,8 +44,13 @@ const REQUEST_HEADERS: [HeaderName; 5] = [
 ];
 
 /// Headers of the leader's answer that the client is to see.
-const ANSWER_HEADERS: [HeaderName; 4] =
-    [header::CONTENT_TYPE, header::CONTENT_LENGTH, header::RETRY_AFTER, HeaderName::from_static(SERVED_BY)];
+const ANSWER_HEADERS: [HeaderName; 5] = [
+    header::CONTENT_TYPE,
+    header::CONTENT_LENGTH,
+    header::RETRY_AFTER,
+    HeaderName::from_static(SERVED_BY),
+    HeaderName::from_static(IDEMPOTENCY_REPLAYED),
+];
 
 /// What is to be done with a request that only the leader can answer.
 #[derive(Debug, PartialEq, Eq)]
@@ -89,29 +103,81 @@ pub async fn to_leader(app: &App, request: Request, next: Next) -> ApiResult<Res
     let forwarded = request.headers().contains_key(FORWARDED_BY);
     // The leader's own case is the one that has to be quick; it needs no address.
     let leader = if view.role == Role::Leader { None } else { app.leader_address_of(&view) };
-    match decide(view.role, view.role_detail.as_deref(), leader, forwarded) {
+    let verdict = decide(view.role, view.role_detail.as_deref(), leader, forwarded);
+    let (request, kept) = Kept::of(request).await?;
+    let mut answer = match verdict {
         Verdict::Serve => {
             let mut response = next.run(request).await;
             response.headers_mut().insert(HeaderName::from_static(SERVED_BY), app.own_address.clone());
-            Ok(response)
+            response
         }
-        Verdict::Forward(leader) => forward(app, request, leader).await,
-        Verdict::Refuse(problem) => Err(problem),
+        Verdict::Forward(leader) => forward(app, &kept, &leader).await,
+        Verdict::Refuse(problem) => problem.into_response(),
+    };
+    // No leader was there to take it, so nothing was done: it waits until one is.
+    let deadline = Instant::now() + PATIENCE;
+    while !forwarded && wants_leader(&answer) && Instant::now() < deadline {
+        let Some(leader) = another_leader(app, deadline).await else { break };
+        answer = forward(app, &kept, &leader).await;
+        if wants_leader(&answer) {
+            tokio::time::sleep(PATIENCE_STEP).await;
+        }
+    }
+    Ok(answer)
+}
+
+/// Waits until another node leads; its address.
+async fn another_leader(app: &App, deadline: Instant) -> Option<String> {
+    let mut view = app.node.watch();
+    let other = |view: &RaftView| view.leader.as_deref().is_some_and(|id| id != app.node.node_id());
+    let seen = tokio::time::timeout_at(deadline.into(), view.wait_for(other)).await.ok()?.ok()?.clone();
+    app.leader_address_of(&seen)
+}
+
+/// True for the answer that says: no leader, nothing was done.
+fn wants_leader(answer: &Response) -> bool {
+    answer.extensions().get::<ErrorCode>() == Some(&ErrorCode::NoLeader)
+}
+
+/// What is sent on of a request; kept until it is answered, as it may have to be sent to another.
+struct Kept {
+    method: Method,
+    path: String,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    body: Bytes,
+}
+
+impl Kept {
+    /// Reads the body; gives the request back whole, with what is kept of it.
+    async fn of(request: Request) -> ApiResult<(Request, Kept)> {
+        let (parts, body) = request.into_parts();
+        let held = |name: &HeaderName| Some((name.clone(), parts.headers.get(name)?.clone()));
+        let kept = Kept {
+            method: parts.method.clone(),
+            path: parts.uri.path_and_query().map_or("/", |p| p.as_str()).to_owned(),
+            headers: REQUEST_HEADERS.iter().filter_map(held).collect(),
+            body: Bytes::new(),
+        };
+        let mut whole = Request::new(body);
+        whole.headers_mut().clone_from(&parts.headers);
+        let body = read_body(whole).await?;
+        Ok((Request::from_parts(parts, Body::from(body.clone())), Kept { body, ..kept }))
     }
 }
 
-async fn forward(app: &App, request: Request, leader: String) -> ApiResult<Response> {
-    let method = request.method().clone();
-    let path = request.uri().path_and_query().map_or("/", |p| p.as_str()).to_owned();
-    let headers = request.headers().clone();
-    let body = read_body(request).await?;
+/// Sends it to the leader, and gives the answer, or what the failure means.
+async fn forward(app: &App, kept: &Kept, leader: &str) -> Response {
+    match send(app, kept, leader).await {
+        Ok(answer) => answer,
+        Err(problem) => problem.into_response(),
+    }
+}
 
-    let url = format!("{}://{leader}{path}", app.forwarding.scheme());
-    let mut onward = app.forwarding.get().request(method, url).timeout(ANSWER_LIMIT);
-    for name in &REQUEST_HEADERS {
-        if let Some(value) = headers.get(name) {
-            onward = onward.header(name, value);
-        }
+async fn send(app: &App, kept: &Kept, leader: &str) -> ApiResult<Response> {
+    let url = format!("{}://{leader}{}", app.forwarding.scheme(), kept.path);
+    let mut onward = app.forwarding.get().request(kept.method.clone(), url).timeout(ANSWER_LIMIT);
+    for (name, value) in &kept.headers {
+        onward = onward.header(name, value);
     }
     let own_name = HeaderValue::from_str(app.node.node_id()).unwrap_or(HeaderValue::from_static("?"));
     if let Some(id) = super::request_id::current() {
@@ -119,11 +185,13 @@ async fn forward(app: &App, request: Request, leader: String) -> ApiResult<Respo
     }
     let answer = onward
         .header(FORWARDED_BY, own_name.clone())
-        .body(body)
+        .body(kept.body.clone())
         .send()
         .await
-        .map_err(|e| of_failure(&e, &leader))?;
-
+        .map_err(|e| of_failure(&e, leader))?;
+    if answer.status() == StatusCode::SERVICE_UNAVAILABLE {
+        return Ok(refusal(answer, leader).await);
+    }
     let answer = axum::http::Response::from(answer);
     let (parts, body) = answer.into_parts();
     let mut response = Response::new(Body::new(body));
@@ -135,6 +203,14 @@ async fn forward(app: &App, request: Request, leader: String) -> ApiResult<Respo
     }
     response.headers_mut().insert(HeaderName::from_static(FORWARDED_BY), own_name);
     Ok(response)
+}
+
+/// The leader's refusal, read: whether to wait for another depends on its code.
+async fn refusal(answer: reqwest::Response, leader: &str) -> Response {
+    match answer.json::<Problem>().await {
+        Ok(problem) => ApiError(problem).into_response(),
+        Err(error) => of_failure(&error, leader).into_response(),
+    }
 }
 
 /// What a failure on the way to the leader means.

@@ -2,14 +2,18 @@
 
 use super::App;
 use super::extract::{OptionalJson, Params};
-use super::problem::ApiResult;
+use super::problem::{ApiError, ApiResult};
 use super::read::Freshness;
-use super::tasks::Nothing;
 use crate::command::Command;
-use api::cluster::Maintenance;
+use api::ErrorCode;
+use api::cluster::{Maintenance, SwitchMaintenance};
 use axum::extract::State;
+use axum::http::{HeaderMap, header};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+
+/// Bytes of a name.
+const MAX_AUTHOR_BYTES: usize = 128;
 
 /// What only the leader does.
 pub fn writes() -> Router<App> {
@@ -25,20 +29,35 @@ pub fn reads() -> Router<App> {
 
 async fn enable(
     State(app): State<App>,
-    OptionalJson(Nothing {}): OptionalJson<Nothing>,
+    headers: HeaderMap,
+    OptionalJson(body): OptionalJson<SwitchMaintenance>,
 ) -> ApiResult<Json<Maintenance>> {
-    set(&app, true).await
+    set(&app, true, author(&headers, body)?).await
 }
 
 async fn disable(
     State(app): State<App>,
-    OptionalJson(Nothing {}): OptionalJson<Nothing>,
+    headers: HeaderMap,
+    OptionalJson(body): OptionalJson<SwitchMaintenance>,
 ) -> ApiResult<Json<Maintenance>> {
-    set(&app, false).await
+    set(&app, false, author(&headers, body)?).await
 }
 
-async fn set(app: &App, enabled: bool) -> ApiResult<Json<Maintenance>> {
-    app.propose(Command::Maintenance { enabled }).await?;
+/// Who switches: as the request says, else the program that sent it.
+fn author(headers: &HeaderMap, body: SwitchMaintenance) -> ApiResult<Option<String>> {
+    if let Some(by) = body.by {
+        if by.is_empty() || by.len() > MAX_AUTHOR_BYTES || by.chars().any(char::is_control) {
+            let why = format!("`by` must have 1 to {MAX_AUTHOR_BYTES} bytes without control characters");
+            return Err(ApiError::new(ErrorCode::Validation, why));
+        }
+        return Ok(Some(by));
+    }
+    let program = headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok());
+    Ok(program.map(|name| name.chars().take(MAX_AUTHOR_BYTES).collect()))
+}
+
+async fn set(app: &App, enabled: bool, by: Option<String>) -> ApiResult<Json<Maintenance>> {
+    app.propose(Command::Maintenance { enabled, by }).await?;
     Ok(Json(app.node.machine().maintenance()))
 }
 

@@ -9,13 +9,18 @@
 //! never wait for consensus. They have to answer when it is stuck.
 
 pub mod access;
+pub mod admin;
 pub mod auth;
+pub mod backup;
 pub mod cluster;
+pub mod config;
 pub mod connections;
 pub mod entrance;
 pub mod extract;
+pub mod fence;
 pub mod forward;
 pub mod guard;
+pub mod keyed;
 pub mod leases;
 pub mod maintenance;
 pub mod node_health;
@@ -25,6 +30,7 @@ pub mod problem;
 pub mod read;
 pub mod request_id;
 pub mod results;
+pub mod settings;
 pub mod stored;
 pub mod table;
 pub mod tasks;
@@ -39,6 +45,7 @@ use crate::command::{Command, Reply};
 use crate::config::Config;
 use crate::dispatch::Dispatch;
 use crate::health::Sampler;
+use crate::integrity::Integrity;
 use crate::live::Live;
 use crate::node::{Applied, Node, RaftView};
 use crate::store::Store;
@@ -51,6 +58,7 @@ use axum::extract::Request;
 use axum::handler::Handler;
 use axum::http::HeaderValue;
 use axum::middleware;
+use fence::Fence;
 use problem::{ApiError, ApiResult};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -83,6 +91,10 @@ pub struct Parts {
     pub logs: LogRing,
     /// What the process uses.
     pub sampler: Sampler,
+    /// Checks of log, machine and database.
+    pub integrity: Integrity,
+    /// The highest epoch of a repair that was seen.
+    pub fence: Arc<Fence>,
     /// The config that the node was started with.
     pub config: Arc<Config>,
     /// The config as it counts now, and what became of reloads.
@@ -123,9 +135,19 @@ impl App {
         let own_hosts = Arc::new(guard::own_hosts(&config));
         let started_at = Instant::now();
         let store_queries = Arc::new(Semaphore::new(stored::MAX_QUERIES));
+        let integrity = Integrity::new(
+            node.clone(),
+            Arc::clone(&store),
+            telemetry.clone(),
+            config.data_dir.join("raft"),
+            config.db_retention_days,
+        );
+        let fence = Arc::new(Fence::open(&config.data_dir));
         let own_address = HeaderValue::from_str(&config.address())
             .map_err(|e| format!("the node's address can't stand in a header: {e}"))?;
         let app = App(Arc::new(Parts {
+            integrity,
+            fence,
             node,
             store,
             dispatch,
@@ -184,6 +206,7 @@ pub fn router(app: App) -> Router {
         .merge(tasks::writes())
         .merge(workers::calls())
         .merge(maintenance::writes())
+        .merge(settings::writes())
         .merge(leases::writes())
         .merge(cluster::of_the_leader())
         .layer(middleware::from_fn_with_state(app.clone(), entrance::of_the_leader));
@@ -192,11 +215,15 @@ pub fn router(app: App) -> Router {
         .merge(results::reads())
         .merge(workers::reads())
         .merge(maintenance::reads())
+        .merge(settings::reads())
         .merge(cluster::of_this_node())
         .merge(node_health::routes())
         .merge(observe::routes())
         .merge(auth::routes())
         .merge(openapi::routes())
+        .merge(config::routes())
+        .merge(admin::routes())
+        .merge(backup::reads())
         .merge(unbuilt::routes())
         .layer(middleware::from_fn_with_state(app.clone(), entrance::of_this_node));
     let entrance = middleware::from_fn_with_state(app.clone(), entrance::of_this_node);
@@ -209,7 +236,9 @@ pub fn router(app: App) -> Router {
 /// The API and the peers' paths, as one port serves them.
 pub fn served(app: App) -> Router {
     let checked = middleware::from_fn_with_state(app.access.clone(), access::check);
-    crate::raft::routes::router(app.node.clone()).layer(checked).merge(router(app))
+    let folder = app.config.data_dir.join("tmp");
+    let history = crate::raft::history::router(Arc::clone(&app.store), folder);
+    crate::raft::routes::router(app.node.clone()).merge(history).layer(checked).merge(router(app))
 }
 
 async fn unknown_endpoint(request: Request) -> ApiError {

@@ -4,8 +4,10 @@ use super::App;
 use super::extract::Params;
 use super::problem::{ApiError, ApiResult};
 use crate::health::{self, Vitals};
+use crate::integrity::Part;
 use crate::members::steward::{forgotten, forgotten_text};
 use api::ErrorCode;
+use api::admin::IntegrityCheck;
 use api::cluster::{Health, HealthStatus, Operations, PartHealth, Report, Resources, StateChecksum, Status};
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -63,11 +65,11 @@ fn verdict(health: Health) -> Response {
 }
 
 async fn db(State(app): State<App>) -> Json<PartHealth> {
-    Json(health::db_part(&app.store.health()))
+    Json(db_part(&app))
 }
 
 async fn log(State(app): State<App>) -> Json<PartHealth> {
-    Json(health::log(&vitals(&app)))
+    Json(log_part(&app, &vitals(&app)))
 }
 
 /// Query of `state_checksum`.
@@ -81,7 +83,7 @@ async fn state_checksum(
     State(app): State<App>,
     Params(query): Params<ChecksumQuery>,
 ) -> ApiResult<Json<StateChecksum>> {
-    let mut present = app.node.machine().state_checksum();
+    let mut present = checksums(&app);
     let Some(index) = query.index.filter(|index| *index != present.applied_index) else {
         return Ok(Json(present));
     };
@@ -155,8 +157,8 @@ pub fn report(app: &App) -> Report {
         status: status(app),
         health: health::overall(&vitals),
         db: vitals.db.clone(),
-        log: health::log(&vitals),
-        state_checksum: app.node.machine().state_checksum(),
+        log: log_part(app, &vitals),
+        state_checksum: checksums(app),
         resources: app.sampler.resources(),
         operations: Operations { operations: app.node.operations() },
         progress: vitals.progress,
@@ -166,15 +168,51 @@ pub fn report(app: &App) -> Report {
     }
 }
 
+fn checksums(app: &App) -> StateChecksum {
+    let present = app.node.machine().state_checksum();
+    StateChecksum { integrity: app.integrity.last(Part::Machine), ..present }
+}
+
+fn db_part(app: &App) -> PartHealth {
+    let mut part = with_integrity(health::db_part(&app.store.health()), app.integrity.last(Part::Db));
+    part.details.insert("history_wanted".to_owned(), app.store.history_wanted().into());
+    part
+}
+
+fn log_part(app: &App, vitals: &Vitals) -> PartHealth {
+    with_integrity(health::log(vitals), app.integrity.last(Part::Log))
+}
+
+/// A part is healthy where it works and its last check found nothing.
+fn with_integrity(mut part: PartHealth, check: Option<IntegrityCheck>) -> PartHealth {
+    part.healthy &= check.as_ref().is_none_or(|check| check.sound);
+    part.details.insert("integrity".to_owned(), serde_json::to_value(check).unwrap_or_default());
+    part
+}
+
+fn findings(app: &App) -> Vec<String> {
+    let damaged = |part: Part| app.integrity.last(part).filter(|check| !check.sound);
+    let found = Part::ALL.into_iter().filter_map(damaged);
+    found.map(|check| format!("{}: {}", check.part, check.detail)).collect()
+}
+
 fn vitals(app: &App) -> Vitals {
     Vitals {
         view: app.node.view(),
         applied_index: app.node.applied_index(),
         progress: app.node.progress(),
         raft_still_ms: app.sampler.raft_still_ms(),
-        db: health::db_part(&app.store.health()),
+        db: db_part(app),
+        findings: findings(app),
         resources: app.sampler.resources(),
         max_memory_bytes: app.live.config().max_memory_mb * 1024 * 1024,
+        disk_level: app.node.room().disk(),
+        clock_offsets_ms: app
+            .node
+            .peers()
+            .into_iter()
+            .filter_map(|peer| Some((peer.node_id, peer.clock_offset_ms?)))
+            .collect(),
     }
 }
 

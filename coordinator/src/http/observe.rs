@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn entries_are_decoded_and_damage_is_shown() {
         let stamp = Stamp { log_ms: 10, wall_ms: 20 };
-        let good = Batch::pack(stamp, &[Command::Maintenance { enabled: true }.encode()]);
+        let good = Batch::pack(stamp, &[Command::Maintenance { enabled: true, by: None }.encode()]);
         let page = decode_page(vec![
             (5, 2, "normal", good),
             (6, 2, "empty", Vec::new()),

@@ -3,6 +3,7 @@
 
 use super::App;
 use super::read::Consistency;
+use super::results::Format;
 use super::table::{Allowed, Content, Endpoint, schema_of, table};
 use api::task::TaskState;
 use api::{ErrorCode, Problem};
@@ -42,6 +43,7 @@ pub fn document() -> OpenApi {
     // What queries refer to; bodies and answers bring theirs along.
     schema_of::<Consistency>(&mut schemas);
     schema_of::<TaskState>(&mut schemas);
+    schema_of::<Format>(&mut schemas);
     let mut paths = PathsBuilder::new();
     for endpoint in table().endpoints() {
         let operation = operation(endpoint, &problem, &mut schemas);

@@ -50,6 +50,8 @@ impl IntoResponse for ApiError {
         let body = serde_json::to_vec(&self.0).unwrap_or_default();
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = status;
+        // Tells the layer round the handlers that nothing was done and another node may do it.
+        response.extensions_mut().insert(self.0.code);
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
         if status == StatusCode::SERVICE_UNAVAILABLE {
@@ -77,6 +79,16 @@ pub fn of_proposal(error: &NodeError, leader: Option<String>) -> ApiError {
         NodeError::Unavailable { role, why } => {
             (ErrorCode::Unavailable, format!("this node is {role}: {why}; ask another node"))
         }
+        NodeError::DiskFull { why } => (
+            ErrorCode::DiskFull,
+            format!("the disk is at its floor: {why}; nothing was done. Make room, or ask the operator to"),
+        ),
+        NodeError::OutOfMemory { used_mb, limit_mb } => (
+            ErrorCode::Overloaded,
+            format!(
+                "the leader uses {used_mb} MiB of memory, more than `max_memory_mb` ({limit_mb}); nothing was done, send it again when tasks have ended"
+            ),
+        ),
         NodeError::ChangePending => (
             ErrorCode::ChangePending,
             "another change of the membership is under way, and only one is taken at a time; nothing was done, send it again when that one is through (GET /api/cluster/members)".to_owned(),
@@ -116,6 +128,8 @@ mod tests {
             NodeError::NoLeader,
             NodeError::Overloaded,
             NodeError::Unavailable { role: Role::Failed, why: "its log is damaged".into() },
+            NodeError::DiskFull { why: "1 MiB is free".into() },
+            NodeError::OutOfMemory { used_mb: 70, limit_mb: 64 },
             NodeError::UnknownOutcome,
         ]
     }

@@ -1,17 +1,18 @@
 //! Tasks: submit, list, look, cancel, retry, and the result of an attempt.
 
 use super::extract::{Id, JsonBody, OptionalJson, Params};
+use super::keyed::{self, Keyed, KeyedOptional};
 use super::problem::{ApiError, ApiResult};
 use super::read::{Consistency, Freshness};
-use super::{App, fresh_id, validate};
+use super::{App, validate};
 use crate::access::Caller;
-use crate::command::{Command, Reply};
+use crate::command::{Command, KeyedWrite, Reply};
 use crate::machine::TaskFilter;
 use crate::node::Applied;
 use api::ErrorCode;
 use api::task::{
-    BatchSubmitted, NewBatch, NewTask, PAGE_DEFAULT, PAGE_MAX, ReportedStatus, ResultReport, Submitted,
-    TaskPage, TaskRecord, TaskStanding, TaskState,
+    BatchSubmitted, NewBatch, NewTask, PAGE_DEFAULT, PAGE_MAX, ReportedStatus, ResultReport, Retried,
+    RetryMany, Submitted, TaskPage, TaskRecord, TaskStanding, TaskState,
 };
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -25,6 +26,7 @@ pub fn writes() -> Router<App> {
     Router::new()
         .route("/api/tasks", post(submit))
         .route("/api/tasks/batch", post(submit_batch))
+        .route("/api/tasks/retry", post(retry_many))
         .route("/api/tasks/{id}/cancel", post(cancel))
         .route("/api/tasks/{id}/retry", post(retry))
         .route("/api/tasks/{id}/result", post(report))
@@ -35,23 +37,30 @@ pub fn reads() -> Router<App> {
     Router::new().route("/api/tasks", get(list)).route("/api/tasks/{id}", get(show))
 }
 
-async fn submit(State(app): State<App>, JsonBody(task): JsonBody<NewTask>) -> ApiResult<Response> {
-    let spec = validate::new_task(task, fresh_id).map_err(invalid)?;
-    let task_id = spec.task_id.clone();
-    let applied = app.propose(Command::Submit { tasks: vec![spec] }).await?;
-    match applied.reply {
+async fn submit(State(app): State<App>, Keyed { key, body }: Keyed<NewTask>) -> ApiResult<Response> {
+    let named = body.task_id.clone();
+    let salt = key.as_ref().map(|key| key.salt);
+    let limits = app.node.machine().limits().clone();
+    let spec = validate::new_task(body, &limits, keyed::ids(salt)).map_err(invalid)?;
+    let mut task_id = spec.task_id.clone();
+    let written = app.write(key, KeyedWrite::Submit { tasks: vec![spec] }).await?;
+    if let (None, Some(_)) = (named, written.replayed) {
+        task_id = keyed::ids(written.replayed)();
+    }
+    let index = written.applied.index;
+    let answer = match written.applied.reply {
         Reply::Submitted { created: 1 } => {
-            let submitted = Submitted { task_id, index: applied.index };
-            Ok((StatusCode::CREATED, Json(submitted)).into_response())
+            (StatusCode::CREATED, Json(Submitted { task_id, index })).into_response()
         }
         // The same task id with the same body: it was there, this is its record.
         Reply::Submitted { .. } => {
             let record = app.node.machine().task(&task_id);
-            let submitted = Submitted { task_id, index: applied.index };
-            Ok((StatusCode::OK, Json(Repeated { submitted, task: record })).into_response())
+            let submitted = Submitted { task_id, index };
+            (StatusCode::OK, Json(Repeated { submitted, task: record })).into_response()
         }
-        other => Err(unexpected(&other)),
-    }
+        ref other => return Err(unexpected(other)),
+    };
+    Ok(written.mark(answer))
 }
 
 /// Answer to a repeated submission.
@@ -63,13 +72,21 @@ pub struct Repeated {
     task: Option<TaskRecord>,
 }
 
-async fn submit_batch(State(app): State<App>, JsonBody(batch): JsonBody<NewBatch>) -> ApiResult<Response> {
-    let specs = validate::new_batch(batch.tasks, fresh_id).map_err(invalid)?;
-    let task_ids = specs.iter().map(|spec| spec.task_id.clone()).collect();
-    let applied = app.propose(Command::Submit { tasks: specs }).await?;
-    let Reply::Submitted { created } = applied.reply else { return Err(unexpected(&applied.reply)) };
-    let answer = BatchSubmitted { accepted: created, task_ids, index: applied.index };
-    Ok((StatusCode::CREATED, Json(answer)).into_response())
+async fn submit_batch(State(app): State<App>, Keyed { key, body }: Keyed<NewBatch>) -> ApiResult<Response> {
+    let named: Vec<Option<String>> = body.tasks.iter().map(|task| task.task_id.clone()).collect();
+    let salt = key.as_ref().map(|key| key.salt);
+    let limits = app.node.machine().limits().clone();
+    let specs = validate::new_batch(body.tasks, &limits, keyed::ids(salt)).map_err(invalid)?;
+    let mut task_ids: Vec<String> = specs.iter().map(|spec| spec.task_id.clone()).collect();
+    let written = app.write(key, KeyedWrite::Submit { tasks: specs }).await?;
+    if written.replayed.is_some() {
+        let mut made = keyed::ids(written.replayed);
+        task_ids = named.into_iter().map(|name| name.unwrap_or_else(&mut made)).collect();
+    }
+    let Applied { index, reply } = &written.applied;
+    let Reply::Submitted { created } = reply else { return Err(unexpected(reply)) };
+    let answer = BatchSubmitted { accepted: *created, task_ids, index: *index };
+    Ok(written.mark((StatusCode::CREATED, Json(answer)).into_response()))
 }
 
 /// Body of a request that has nothing to say.
@@ -83,16 +100,27 @@ async fn cancel(
     OptionalJson(Nothing {}): OptionalJson<Nothing>,
 ) -> ApiResult<Json<TaskStanding>> {
     let applied = app.propose(Command::Cancel { task_id: task_id.clone() }).await?;
+    app.dispatch.task_cancelled(&task_id);
     standing(task_id, applied)
 }
 
 async fn retry(
     State(app): State<App>,
     Id(task_id): Id,
-    OptionalJson(Nothing {}): OptionalJson<Nothing>,
-) -> ApiResult<Json<TaskStanding>> {
-    let applied = app.propose(Command::Retry { task_id: task_id.clone() }).await?;
-    standing(task_id, applied)
+    KeyedOptional { key, body: Nothing {} }: KeyedOptional<Nothing>,
+) -> ApiResult<Response> {
+    let written = app.write(key, KeyedWrite::Retry { task_id: task_id.clone() }).await?;
+    let answer = standing(task_id, written.applied.clone())?;
+    Ok(written.mark(answer.into_response()))
+}
+
+async fn retry_many(State(app): State<App>, Keyed { key, body }: Keyed<RetryMany>) -> ApiResult<Response> {
+    let filter = validate::retry_filter(body).map_err(invalid)?;
+    let written = app.write(key, KeyedWrite::RetryMany { filter }).await?;
+    let Applied { index, reply } = &written.applied;
+    let Reply::Retried { count, more } = reply else { return Err(unexpected(reply)) };
+    let answer = Retried { retried: *count, more: *more, index: *index };
+    Ok(written.mark(Json(answer).into_response()))
 }
 
 async fn report(
@@ -104,6 +132,7 @@ async fn report(
     caller.speaks_for(&report.worker_id)?;
     validate::name("worker_id", &report.worker_id).map_err(invalid)?;
     app.dispatch.heard(&report.worker_id);
+    let (worker_id, token) = (report.worker_id.clone(), report.token);
     let complete = Command::Complete {
         task_id: task_id.clone(),
         worker_id: report.worker_id,
@@ -116,6 +145,7 @@ async fn report(
         resources: report.resources.unwrap_or_default(),
     };
     let applied = app.propose(complete).await?;
+    app.dispatch.reported(&worker_id, &[token]);
     standing(task_id, applied)
 }
 

@@ -11,6 +11,9 @@ use std::future::Future;
 use std::time::Duration;
 use tower::ServiceExt;
 
+mod admin;
+mod backup;
+
 /// What any single condition may take on a slow machine.
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -36,7 +39,14 @@ impl Live {
 
     /// The same with other keys in its config.
     pub(super) fn with_config(more: Value) -> Live {
-        let folder = tempfile::tempdir().unwrap();
+        Live::configured(tempfile::tempdir().unwrap(), more)
+    }
+
+    fn in_folder(folder: tempfile::TempDir) -> Live {
+        Live::configured(folder, json!({}))
+    }
+
+    fn configured(folder: tempfile::TempDir, more: Value) -> Live {
         let mut config = json!({
             "node_id": "n1", "host": "127.0.0.1", "port": 8080, "data_dir": folder.path(),
             "enable_redundancy": false,
@@ -66,11 +76,15 @@ impl Live {
 
     /// A node that leads its cluster of one.
     async fn leading() -> Live {
-        Live::idle().lead().await
+        Live::idle().started().await
     }
 
     /// Founds its cluster of one and leads it.
     pub(super) async fn lead(self) -> Live {
+        self.started().await
+    }
+
+    async fn started(self) -> Live {
         let live = self;
         let store = Arc::clone(&live.app.store);
         let (config, telemetry) = (Arc::clone(&live.app.config), live.app.telemetry.clone());
@@ -439,12 +453,11 @@ async fn bad_requests_are_named() {
         (live.get("/api/results?status=running").await, 422, "validation", "/api/tasks"),
         (live.get("/api/tasks/%FF").await, 422, "validation", ""),
         (live.act("/api/tasks/never/cancel").await, 404, "unknown_task", "never"),
-        (live.act("/api/admin/rebuild_db").await, 501, "not_implemented", "/api/admin/rebuild_db"),
-        (live.get("/api/backup").await, 501, "not_implemented", "/api/backup"),
+        (live.get("/api/events").await, 501, "not_implemented", "/api/events"),
         (live.post("/api/cluster/transfer", json!({"to": "n9"})).await, 404, "unknown_member", "n9"),
         (live.get("/api/cluster/can_lose?node=n9").await, 404, "unknown_member", "n9"),
         (live.get("/api/logs?level=loud").await, 422, "validation", "loud"),
-        (live.lease("w", 0, 0, &[]).await, 422, "validation", "slots"),
+        (live.lease("w", 2000, 0, &[]).await, 422, "validation", "slots"),
     ] {
         assert_eq!((answer.status.as_u16(), code(&answer)), (status, expected), "{}", answer.body);
         let said = answer.body["detail"].as_str().unwrap();
@@ -515,6 +528,7 @@ async fn every_declared_metric_of_the_node_is_scraped() {
     let live = Live::leading().await;
     live.noop("a").await;
     live.get("/api/tasks/a").await;
+    live.act("/api/admin/snapshot").await;
     let text = live.app.telemetry.render().unwrap();
     for expected in [
         "holdfast_raft_role{state=\"leader\"} 1",
@@ -541,5 +555,226 @@ async fn every_declared_metric_of_the_node_is_scraped() {
             assert!(text.contains(&format!("# TYPE {name} ")), "{name} is declared but not scraped");
         }
     }
+    live.end().await;
+}
+
+/// A program that is older than what the log has reached must not go on by guessing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_newer_machine_version_in_the_log_stops_the_node() {
+    let live = Live::leading().await;
+    live.noop("before").await;
+    let newer = crate::machine::version::MACHINE_VERSION + 1;
+    let told = live.app.node.propose(Command::RaiseVersion { to: newer }).await;
+    assert_eq!(told.unwrap_err(), crate::node::NodeError::UnknownOutcome);
+    until("role failed", async || live.app.node.view().role == api::cluster::Role::Failed).await;
+    let why = live.app.node.view().role_detail.unwrap();
+    assert!(why.contains("update the program"), "{why}");
+    let status = live.get("/api/status").await.body;
+    assert_eq!(status["role"], "failed", "it stays up to be seen");
+    assert_eq!(live.get("/api/tasks/before").await.status, 503);
+    live.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_with_a_key_is_done_once_and_answered_alike() {
+    let live = Live::leading().await;
+    let keyed = |path: &str, key: &str, body: Value| {
+        let request = axum::http::Request::post(path)
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(api::IDEMPOTENCY_KEY, key);
+        request.body(Body::from(body.to_string())).unwrap()
+    };
+    let batch = json!({"tasks": [{"type": "noop"}, {"type": "noop", "task_id": "mine"}, {"type": "noop"}]});
+    let first = live.send(keyed("/api/tasks/batch", "k1", batch.clone())).await;
+    assert_eq!((first.status.as_u16(), &first.body["accepted"]), (201, &json!(3)), "{}", first.body);
+    let again = live.send(keyed("/api/tasks/batch", "k1", batch)).await;
+    assert_eq!((again.status.as_u16(), &again.body), (201, &first.body), "the same ids, the same index");
+    assert_eq!(again.headers[api::IDEMPOTENCY_REPLAYED], "true");
+    assert!(!first.headers.contains_key(api::IDEMPOTENCY_REPLAYED));
+    assert_eq!(live.get("/api/tasks").await.body["tasks"].as_array().unwrap().len(), 3);
+    let id = first.body["task_ids"][2].as_str().unwrap();
+    assert_eq!(live.state(id).await, "pending");
+
+    let other = live.send(keyed("/api/tasks/batch", "k1", json!({"tasks": [{"type": "noop"}]}))).await;
+    assert_eq!((other.status.as_u16(), code(&other)), (422, "idempotency_key_reused"));
+    let empty = live.send(keyed("/api/tasks/batch", " ", json!({"tasks": [{"type": "noop"}]}))).await;
+    assert_eq!((empty.status.as_u16(), code(&empty)), (422, "validation"));
+
+    let single = live.send(keyed("/api/tasks", "k2", json!({"type": "noop"}))).await;
+    let again = live.send(keyed("/api/tasks", "k2", json!({"type": "noop"}))).await;
+    assert_eq!((again.status.as_u16(), &again.body["task_id"]), (201, &single.body["task_id"]));
+
+    live.act("/api/tasks/mine/cancel").await;
+    for _ in 0..2 {
+        let retried = live.send(keyed("/api/tasks/mine/retry", "k3", json!({}))).await;
+        assert_eq!((retried.status.as_u16(), &retried.body["state"]), (200, &json!("pending")));
+    }
+    live.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failed_tasks_are_retried_together() {
+    let live = Live::leading().await;
+    live.register("w", 3).await;
+    for id in ["a", "b", "c"] {
+        let task = json!({"task_id": id, "type": "noop", "max_retries": 0});
+        assert_eq!(live.post("/api/tasks", task).await.status, 201);
+    }
+    let leased = live.lease("w", 3, 5_000, &[]).await;
+    let results: Vec<Value> = (leased.body["tasks"].as_array().unwrap().iter())
+        .map(|task| {
+            json!({"task_id": task["task_id"], "token": task["token"], "status": "failed", "error": "no",
+                "started_at": "2026-01-01T00:00:00Z", "finished_at": "2026-01-01T00:00:01Z"})
+        })
+        .collect();
+    let stale = json!({"task_id": "a", "token": 999, "status": "completed",
+        "started_at": "2026-01-01T00:00:00Z", "finished_at": "2026-01-01T00:00:01Z"});
+    let all: Vec<Value> = results.iter().cloned().chain([stale]).collect();
+    let judged = live.post("/api/workers/w/results", json!({"results": all})).await;
+    let verdicts = judged.body["results"].as_array().unwrap();
+    assert_eq!(verdicts.len(), 4, "{}", judged.body);
+    assert!(verdicts[..3].iter().all(|v| v["state"] == "failed" && v.get("problem").is_none()));
+    assert_eq!(verdicts[3]["problem"]["code"], "stale_token");
+
+    let wrong = live.post("/api/tasks/retry", json!({"status": "completed"})).await;
+    assert_eq!((wrong.status.as_u16(), code(&wrong)), (422, "validation"));
+    let some = live.post("/api/tasks/retry", json!({"status": "failed", "type": "noop", "limit": 2})).await;
+    assert_eq!((&some.body["retried"], &some.body["more"]), (&json!(2), &json!(true)), "{}", some.body);
+    let rest = live.post("/api/tasks/retry", json!({"status": "failed"})).await;
+    assert_eq!((&rest.body["retried"], &rest.body["more"]), (&json!(1), &json!(false)));
+    assert_eq!(live.state("a").await, "pending");
+    live.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_are_read_and_changed_by_name() {
+    let live = Live::leading().await;
+    let find = |answer: &Answer, name: &str| {
+        let all = answer.body["settings"].as_array().unwrap().clone();
+        all.into_iter().find(|setting| setting["name"] == name).unwrap()
+    };
+    let before = live.get("/api/settings").await;
+    assert_eq!(find(&before, "lease_ttl_ms")["value"], 15_000);
+    let after = live.post("/api/settings", json!({"lease_ttl_ms": 20_000, "default_max_retries": 0})).await;
+    assert_eq!(after.status, 200, "{}", after.body);
+    assert_eq!(find(&after, "lease_ttl_ms")["value"], 20_000);
+    assert_eq!(find(&after, "lease_ttl_ms")["default"], 15_000);
+    for (body, named) in [
+        (json!({"lease_ttl": 1}), "no setting `lease_ttl`"),
+        (json!({"lease_ttl_ms": 1}), "must be 1000 to"),
+        (json!({}), "no setting is named"),
+        (json!({"lease_ttl_ms": "x"}), "lease_ttl_ms"),
+    ] {
+        let refused = live.post("/api/settings", body).await;
+        assert_eq!((refused.status.as_u16(), code(&refused)), (422, "validation"));
+        assert!(refused.body["detail"].as_str().unwrap().contains(named), "{}", refused.body);
+    }
+    let registered = live.post("/api/workers/register", json!({"worker_id": "w", "slots": 1})).await;
+    assert_eq!(registered.body["lease_ttl_ms"], 20_000);
+    live.noop("plain").await;
+    assert_eq!(live.get("/api/tasks/plain").await.body["max_retries"], 0);
+    live.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancellation_reaches_a_waiting_call_at_once() {
+    let live = Live::leading().await;
+    live.register("w", 1).await;
+    live.noop("long").await;
+    let leased = live.lease("w", 1, 5_000, &[]).await;
+    let token = leased.body["tasks"][0]["token"].as_u64().unwrap();
+    // Every slot is taken: the call waits for news only. It would wait half a minute.
+    let asked = Instant::now();
+    let held = [token];
+    let call = live.lease("w", 0, 30_000, &held);
+    let cancel = async {
+        until("the call waits", || async { live.app.dispatch.waiting_calls() == 1 }).await;
+        live.act("/api/tasks/long/cancel").await
+    };
+    let (told, cancelled) = tokio::join!(call, cancel);
+    assert_eq!(cancelled.status, 200);
+    assert_eq!(told.body["cancel"], json!([token]), "{}", told.body);
+    assert!(asked.elapsed() < DEADLINE);
+    live.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_that_is_accepted_while_the_call_waits_makes_room_in_it() {
+    let live = Live::leading().await;
+    live.register("w", 1).await;
+    live.noop("first").await;
+    live.noop("second").await;
+    let leased = live.lease("w", 1, 5_000, &[]).await;
+    let token = leased.body["tasks"][0]["token"].as_u64().unwrap();
+    let held = [token];
+    let call = live.lease("w", 0, 30_000, &held);
+    let report = async {
+        until("the call waits", || async { live.app.dispatch.waiting_calls() == 1 }).await;
+        let result = json!({"results": [{"task_id": "first", "token": token, "status": "completed",
+            "started_at": "2026-01-01T00:00:00Z", "finished_at": "2026-01-01T00:00:01Z"}]});
+        live.post("/api/workers/w/results", result).await
+    };
+    let (next, _) = tokio::join!(call, report);
+    assert_eq!(next.body["tasks"][0]["task_id"], "second", "{}", next.body);
+    assert_eq!(next.body["cancel"], json!([]));
+    live.end().await;
+}
+
+/// Reads the log decoded: how many commands each entry has.
+async fn commands_by_entry(live: &Live) -> Vec<usize> {
+    let page = live.get("/api/debug/raft_log?limit=1000").await.body;
+    let entries = page["entries"].as_array().unwrap().iter();
+    entries.map(|entry| entry["commands"].as_array().unwrap().len()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_has_no_more_commands_than_max_batch_size() {
+    let live = Live::leading().await;
+    live.app.node.take_config(&Config { max_batch_size: 2, ..(*live.app.live.config()).clone() });
+    let ids: Vec<String> = (0..60).map(|n| format!("t{n}")).collect();
+    futures_util::future::join_all(ids.iter().map(|id| live.noop(id))).await;
+    let counts = commands_by_entry(&live).await;
+    assert_eq!(counts.iter().max(), Some(&2), "{counts:?}");
+    live.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn beyond_max_memory_new_tasks_are_refused_and_the_rest_goes_on() {
+    let live = Live::leading().await;
+    live.noop("before").await;
+    let config = live.app.live.config();
+    live.app.node.take_config(&Config { max_memory_mb: 1, ..(*config).clone() });
+    until("the memory is measured", || async { live.app.node.room().memory_over() }).await;
+    let refused = live.post("/api/tasks", json!({"type": "noop"})).await;
+    assert_eq!((refused.status.as_u16(), code(&refused)), (503, "overloaded"));
+    assert!(refused.body["detail"].as_str().unwrap().contains("max_memory_mb"), "{}", refused.body);
+    assert_eq!(refused.body["retryable"], true);
+    assert!(refused.headers.contains_key(header::RETRY_AFTER));
+    assert_eq!(live.act("/api/tasks/before/cancel").await.status, 200);
+    live.app.node.take_config(&config);
+    until("it is below again", || async { !live.app.node.room().memory_over() }).await;
+    live.noop("after").await;
+    live.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_at_its_floor_refuses_writes_and_comes_back() {
+    use crate::room::DiskLevel;
+    let live = Live::leading().await;
+    live.noop("before").await;
+    let config = live.app.live.config();
+    live.app.node.take_config(&Config { disk_floor_percent: 0, ..(*config).clone() });
+    until("the disk is measured", || async { live.app.node.room().disk() != DiskLevel::Open }).await;
+    let refused = live.post("/api/tasks", json!({"type": "noop"})).await;
+    assert_eq!((refused.status.as_u16(), code(&refused)), (503, "disk_full"));
+    assert!(refused.headers.contains_key(header::RETRY_AFTER));
+    assert_eq!(live.state("before").await, "pending", "reads go on");
+    let lease = live.post("/api/leases/l", json!({"holder": "h", "ttl_ms": 1000})).await;
+    assert_eq!(lease.status, 200, "{}", lease.body);
+    let health = live.get("/api/health").await;
+    assert_eq!(health.body["status"], "failing");
+    live.app.node.take_config(&config);
+    until("it is open again", || async { live.app.node.room().disk() == DiskLevel::Open }).await;
+    live.noop("after").await;
     live.end().await;
 }

@@ -10,12 +10,7 @@ use axum::routing::{get, post};
 
 /// The routes.
 pub fn routes() -> Router<App> {
-    let mut router = Router::new().route("/api/backup", get(refuse)).route("/api/events", get(refuse));
-    for action in ["snapshot", "force_sync", "rebuild_db", "verify", "cancel_operations", "cleanup_resources"]
-    {
-        router = router.route(&format!("/api/admin/{action}"), post(refuse));
-    }
-    router
+    Router::new().route("/api/events", get(refuse))
 }
 
 async fn refuse(request: Request) -> ApiError {

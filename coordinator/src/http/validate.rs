@@ -3,8 +3,9 @@
 //! Every fault is collected before anything is refused, each with the path of its field, so that
 //! a batch is mended in one go. What passes here is what the log takes: the machine trusts it.
 
-use crate::command::{TaskSpec, WorkerSpec};
-use api::task::{self, CommandConfig, CommandLine, NewTask};
+use crate::command::{RetryFilter, TaskSpec, WorkerSpec};
+use crate::machine::Limits;
+use api::task::{self, CommandConfig, CommandLine, NewTask, TaskState};
 use api::worker::{MAX_SLOTS, Register};
 use std::collections::BTreeMap;
 
@@ -12,6 +13,8 @@ use std::collections::BTreeMap;
 pub const MAX_CONFIG_BYTES: usize = 1024 * 1024;
 /// The longest type name.
 pub const MAX_KIND_BYTES: usize = 64;
+/// The most sets of labels of which a worker must carry one.
+pub const MAX_ALTERNATIVES: usize = 16;
 /// The most labels or resources one task or worker may name.
 pub const MAX_ENTRIES: usize = 64;
 /// The longest key or value of a label, and the longest name of a resource.
@@ -62,27 +65,34 @@ impl std::fmt::Display for Faults {
 }
 
 /// Checks one task. `fresh_id` makes an id where the task has none.
-pub fn new_task(task: NewTask, fresh_id: impl FnOnce() -> String) -> Result<TaskSpec, Faults> {
+pub fn new_task(
+    task: NewTask,
+    limits: &Limits,
+    fresh_id: impl FnOnce() -> String,
+) -> Result<TaskSpec, Faults> {
     let mut faults = Faults::default();
-    let spec = check_task(task, "", fresh_id, &mut faults);
+    let spec = check_task(task, "", limits, fresh_id, &mut faults);
     faults.or(spec)
 }
 
 /// Checks a batch; an id may stand in it once.
-pub fn new_batch(tasks: Vec<NewTask>, mut fresh_id: impl FnMut() -> String) -> Result<Vec<TaskSpec>, Faults> {
+pub fn new_batch(
+    tasks: Vec<NewTask>,
+    limits: &Limits,
+    mut fresh_id: impl FnMut() -> String,
+) -> Result<Vec<TaskSpec>, Faults> {
     let mut faults = Faults::default();
     if tasks.is_empty() {
         faults.add("tasks", "is empty");
     }
-    if tasks.len() > task::MAX_BATCH_TASKS {
-        let why =
-            format!("has {} entries; at most {} may go in one batch", tasks.len(), task::MAX_BATCH_TASKS);
+    if tasks.len() as u64 > limits.batch_tasks {
+        let why = format!("has {} entries; at most {} may go in one batch", tasks.len(), limits.batch_tasks);
         faults.add("tasks", why);
         return Err(faults);
     }
     let mut specs = Vec::with_capacity(tasks.len());
     for (place, task) in tasks.into_iter().enumerate() {
-        specs.push(check_task(task, &format!("tasks[{place}]."), &mut fresh_id, &mut faults));
+        specs.push(check_task(task, &format!("tasks[{place}]."), limits, &mut fresh_id, &mut faults));
     }
     let mut places = BTreeMap::new();
     for (place, spec) in specs.iter().enumerate() {
@@ -121,6 +131,25 @@ pub fn worker(register: Register) -> Result<WorkerSpec, Faults> {
     })
 }
 
+/// Checks a bulk retry.
+pub fn retry_filter(body: task::RetryMany) -> Result<RetryFilter, Faults> {
+    let mut faults = Faults::default();
+    if !matches!(body.status, TaskState::Failed | TaskState::Cancelled) {
+        faults.add("status", format!("is {}; only failed or cancelled tasks are retried", body.status));
+    }
+    if let Some(kind) = &body.kind {
+        text("type", kind, MAX_KIND_BYTES, &mut faults);
+    }
+    if let Some(worker) = &body.worker {
+        text("worker", worker, task::MAX_TASK_ID_BYTES, &mut faults);
+    }
+    let limit = body.limit.unwrap_or(task::RETRY_DEFAULT);
+    if limit == 0 || limit > task::RETRY_MAX {
+        faults.add("limit", format!("is {limit}; must be 1 to {}", task::RETRY_MAX));
+    }
+    faults.or(RetryFilter { state: body.status, kind: body.kind, worker: body.worker, limit })
+}
+
 /// Checks a name in a path or body (holder of a lease, worker id, …).
 pub fn name(path: &str, value: &str) -> Result<(), Faults> {
     let mut faults = Faults::default();
@@ -128,13 +157,19 @@ pub fn name(path: &str, value: &str) -> Result<(), Faults> {
     faults.or(())
 }
 
-fn check_task(task: NewTask, at: &str, fresh_id: impl FnOnce() -> String, faults: &mut Faults) -> TaskSpec {
+fn check_task(
+    task: NewTask,
+    at: &str,
+    limits: &Limits,
+    fresh_id: impl FnOnce() -> String,
+    faults: &mut Faults,
+) -> TaskSpec {
     let path = |field: &str| format!("{at}{field}");
     if let Some(id) = &task.task_id {
         text(&path("task_id"), id, task::MAX_TASK_ID_BYTES, faults);
     }
     text(&path("type"), &task.kind, MAX_KIND_BYTES, faults);
-    let priority = task.priority.unwrap_or(task::DEFAULT_PRIORITY);
+    let priority = task.priority.unwrap_or(limits.default_priority as u8);
     if priority > task::MAX_PRIORITY {
         faults.add(&path("priority"), format!("is {priority}; must be 0 to {}", task::MAX_PRIORITY));
     }
@@ -143,21 +178,22 @@ fn check_task(task: NewTask, at: &str, fresh_id: impl FnOnce() -> String, faults
     let requirements = task.requirements.unwrap_or_default();
     pairs(&path("requirements.labels"), &requirements.labels, faults);
     amounts(&path("requirements.resources"), &requirements.resources, faults);
+    alternatives(&path("requirements.any_of"), &requirements.any_of, faults);
     let timeout = seconds(
         &path("timeout_seconds"),
-        task.timeout_seconds.unwrap_or(task::DEFAULT_TIMEOUT_SECONDS),
+        task.timeout_seconds.unwrap_or(limits.default_timeout_ms as f64 / 1000.0),
         MIN_TIMEOUT_SECONDS,
         MAX_TIMEOUT_SECONDS,
         faults,
     );
     let backoff = seconds(
         &path("retry_backoff_seconds"),
-        task.retry_backoff_seconds.unwrap_or(task::DEFAULT_RETRY_BACKOFF_SECONDS),
+        task.retry_backoff_seconds.unwrap_or(limits.default_retry_backoff_ms as f64 / 1000.0),
         0.0,
         MAX_BACKOFF_SECONDS,
         faults,
     );
-    let max_retries = task.max_retries.unwrap_or(task::DEFAULT_MAX_RETRIES);
+    let max_retries = task.max_retries.unwrap_or(limits.default_max_retries as u32);
     if max_retries > MAX_RETRIES {
         faults.add(&path("max_retries"), format!("is {max_retries}; must be 0 to {MAX_RETRIES}"));
     }
@@ -171,6 +207,20 @@ fn check_task(task: NewTask, at: &str, fresh_id: impl FnOnce() -> String, faults
         timeout_ms: timeout,
         max_retries,
         retry_backoff_ms: backoff,
+        any_of: requirements.any_of,
+    }
+}
+
+fn alternatives(path: &str, sets: &[BTreeMap<String, String>], faults: &mut Faults) {
+    if sets.len() > MAX_ALTERNATIVES {
+        faults.add(path, format!("has {} sets; at most {MAX_ALTERNATIVES} are allowed", sets.len()));
+    }
+    for (place, set) in sets.iter().take(MAX_ALTERNATIVES).enumerate() {
+        let path = format!("{path}[{place}]");
+        if set.is_empty() {
+            faults.add(&path, "is empty, so every worker would do; leave `any_of` out instead");
+        }
+        pairs(&path, set, faults);
     }
 }
 
@@ -284,7 +334,7 @@ mod tests {
 
     fn check(value: Value) -> Result<TaskSpec, String> {
         let task = serde_json::from_value(value).unwrap();
-        new_task(task, || "fresh".to_owned()).map_err(|faults| faults.to_string())
+        new_task(task, &Limits::default(), || "fresh".to_owned()).map_err(|faults| faults.to_string())
     }
 
     #[test]
@@ -302,6 +352,7 @@ mod tests {
                 timeout_ms: 600_000,
                 max_retries: 2,
                 retry_backoff_ms: 1000,
+                any_of: Vec::new(),
             }
         );
     }
@@ -326,6 +377,16 @@ mod tests {
         ] {
             assert!(why.contains(&format!("`{field}`")), "{field} is missing in: {why}");
         }
+    }
+
+    #[test]
+    fn alternatives_are_checked_like_labels() {
+        let any_of = |sets: Value| check(json!({"type": "noop", "requirements": {"any_of": sets}}));
+        assert_eq!(any_of(json!([{"os": "linux"}, {"os": "mac"}])).unwrap().any_of.len(), 2);
+        assert!(any_of(json!([{}])).unwrap_err().contains("`requirements.any_of[0]` is empty"));
+        assert!(any_of(json!([{"": "x"}])).unwrap_err().contains("any_of[0]."));
+        let many: Vec<_> = (0..17).map(|n| json!({"n": n.to_string()})).collect();
+        assert!(any_of(json!(many)).unwrap_err().contains("has 17 sets"));
     }
 
     #[test]
@@ -371,7 +432,7 @@ mod tests {
         ]))
         .unwrap();
         let mut ids = 0;
-        let why = new_batch(tasks, || {
+        let why = new_batch(tasks, &Limits::default(), || {
             ids += 1;
             format!("fresh-{ids}")
         })
@@ -379,13 +440,19 @@ mod tests {
         .to_string();
         assert!(why.contains("`tasks[1].priority` is 11"), "{why}");
         assert!(why.contains("`tasks[2].task_id` is that of tasks[0] too"), "{why}");
-        assert!(new_batch(Vec::new(), || unreachable!()).unwrap_err().to_string().contains("is empty"));
+        assert!(
+            new_batch(Vec::new(), &Limits::default(), || unreachable!())
+                .unwrap_err()
+                .to_string()
+                .contains("is empty")
+        );
     }
 
     #[test]
     fn a_thousand_faults_are_counted_not_listed() {
         let task = |_| serde_json::from_value::<NewTask>(json!({"type": "", "task_id": "x"})).unwrap();
-        let faults = new_batch((0..1000).map(task).collect(), || unreachable!()).unwrap_err();
+        let faults =
+            new_batch((0..1000).map(task).collect(), &Limits::default(), || unreachable!()).unwrap_err();
         assert_eq!(faults.list.len(), MAX_FAULTS);
         assert!(faults.to_string().ends_with("; and 1979 more"), "{faults}");
     }

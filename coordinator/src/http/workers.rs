@@ -3,15 +3,17 @@
 use super::extract::{Id, JsonBody, OptionalJson, Params};
 use super::problem::{self, ApiError, ApiResult};
 use super::read::Freshness;
-use super::tasks::{Nothing, invalid};
+use super::tasks::{Nothing, invalid, unexpected};
 use super::{App, validate};
 use crate::access::Caller;
-use crate::command::Command;
+use crate::command::{Command, Reply};
 use crate::dispatch::DispatchError;
+use crate::node::Applied;
 use api::ErrorCode;
+use api::task::ReportedStatus;
 use api::worker::{
-    HEARTBEAT_INTERVAL_MS, Heartbeat, HeartbeatAnswer, LEASE_TTL_MS, LeaseAnswer, LeaseRequest,
-    MAX_LEASE_WAIT_MS, MAX_SLOTS, Register, Registered, WORKER_LOST_MS, WorkerList,
+    FinishedAttempt, Heartbeat, HeartbeatAnswer, LeaseAnswer, LeaseRequest, MAX_LEASE_WAIT_MS, MAX_RESULTS,
+    MAX_SLOTS, Register, Registered, ResultBatch, ResultVerdict, ResultVerdicts, WorkerList,
 };
 use axum::extract::State;
 use axum::routing::{get, post};
@@ -26,6 +28,7 @@ pub fn calls() -> Router<App> {
         .route("/api/workers/register", post(register))
         .route("/api/workers/{id}/heartbeat", post(heartbeat))
         .route("/api/workers/{id}/lease", post(lease))
+        .route("/api/workers/{id}/results", post(results))
         .route("/api/workers/{id}/drain", post(drain))
 }
 
@@ -44,11 +47,13 @@ async fn register(
     let worker_id = worker.worker_id.clone();
     app.propose(Command::RegisterWorker { worker }).await?;
     app.dispatch.heard(&worker_id);
+    let machine = app.node.machine();
+    let limits = machine.limits();
     Ok(Json(Registered {
         worker_id,
-        heartbeat_interval_ms: HEARTBEAT_INTERVAL_MS,
-        lease_ttl_ms: LEASE_TTL_MS,
-        lost_after_ms: WORKER_LOST_MS,
+        heartbeat_interval_ms: limits.heartbeat_interval_ms,
+        lease_ttl_ms: limits.lease_ttl_ms,
+        lost_after_ms: limits.worker_lost_ms,
     }))
 }
 
@@ -67,15 +72,59 @@ async fn lease(
     JsonBody(body): JsonBody<LeaseRequest>,
 ) -> ApiResult<Json<LeaseAnswer>> {
     check_tokens(&body.tokens)?;
+    check_tokens(&body.reporting)?;
     let mut faults = validate::Faults::default();
-    if body.slots == 0 || body.slots > MAX_SLOTS {
-        faults.add("slots", format!("is {}; must be 1 to {MAX_SLOTS}", body.slots));
+    if body.slots > MAX_SLOTS {
+        faults.add("slots", format!("is {}; must be 0 to {MAX_SLOTS}", body.slots));
     }
     if body.wait_ms > MAX_LEASE_WAIT_MS {
         faults.add("wait_ms", format!("is {}; must be at most {MAX_LEASE_WAIT_MS}", body.wait_ms));
     }
     faults.or(()).map_err(invalid)?;
     app.dispatch.lease(&worker_id, &body).await.map(Json).map_err(|e| of_dispatch(&app, e))
+}
+
+/// Results of several attempts. Each is a command of its own; they share a log entry.
+async fn results(
+    State(app): State<App>,
+    Id(worker_id): Id,
+    JsonBody(body): JsonBody<ResultBatch>,
+) -> ApiResult<Json<ResultVerdicts>> {
+    if body.results.is_empty() || body.results.len() > MAX_RESULTS {
+        let why = format!("`results` has {} entries; must have 1 to {MAX_RESULTS}", body.results.len());
+        return Err(ApiError::new(ErrorCode::Validation, why));
+    }
+    app.dispatch.heard(&worker_id);
+    let names: Vec<(String, u64)> = body.results.iter().map(|r| (r.task_id.clone(), r.token)).collect();
+    let proposals = body.results.into_iter().map(|done| app.propose(complete(&worker_id, done)));
+    let outcomes = futures_util::future::join_all(proposals).await;
+    let mut accepted = Vec::with_capacity(names.len());
+    let mut verdicts = Vec::with_capacity(names.len());
+    for ((task_id, token), outcome) in names.into_iter().zip(outcomes) {
+        let (state, problem) = match outcome {
+            Ok(Applied { reply: Reply::Task { state }, .. }) => (Some(state), None),
+            Ok(applied) => (None, Some(unexpected(&applied.reply).0)),
+            Err(ApiError(problem)) => (None, Some(problem)),
+        };
+        accepted.extend(state.map(|_| token));
+        verdicts.push(ResultVerdict { task_id, token, state, problem });
+    }
+    app.dispatch.reported(&worker_id, &accepted);
+    Ok(Json(ResultVerdicts { results: verdicts }))
+}
+
+fn complete(worker_id: &str, done: FinishedAttempt) -> Command {
+    Command::Complete {
+        task_id: done.task_id,
+        worker_id: worker_id.to_owned(),
+        token: done.token,
+        success: done.status == ReportedStatus::Completed,
+        result: done.result.map(|raw| raw.get().to_owned()),
+        error: done.error,
+        started_ms: done.started_at.as_millisecond(),
+        finished_ms: done.finished_at.as_millisecond(),
+        resources: done.resources.unwrap_or_default(),
+    }
 }
 
 /// Answer to a drain.

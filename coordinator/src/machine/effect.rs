@@ -107,6 +107,8 @@ pub enum EventKind {
     NamedLeaseReleased,
     /// A member came, went, or got or lost its vote.
     MembersChanged,
+    /// A replicated setting has a new value.
+    SettingChanged,
 }
 
 impl EventKind {
@@ -123,6 +125,7 @@ impl EventKind {
             EventKind::NamedLeaseTaken => "named_lease_taken",
             EventKind::NamedLeaseReleased => "named_lease_released",
             EventKind::MembersChanged => "members_changed",
+            EventKind::SettingChanged => "setting_changed",
         }
     }
 }

@@ -11,6 +11,9 @@ use crate::command::{Reply, Stamp};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
+/// Tasks that leave because one more ended.
+const MAX_SURPLUS: usize = 64;
+
 /// What has left.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Evicted {
@@ -30,19 +33,25 @@ impl Machine {
     ) -> Reply {
         let mut count = 0;
         while count < limit as usize
-            && self.tasks.first_finished().is_some_and(|(ended, _)| ended < before_log_ms)
+            && (self.tasks.finished_len() > self.limits.finished_tasks
+                || self.tasks.first_finished().is_some_and(|(ended, _)| ended < before_log_ms))
         {
             self.evict_first();
             count += 1;
         }
         self.forget_workers(at, effects);
         self.forget_named_leases(at);
+        self.forget_keys(at);
         Reply::Count(count)
     }
 
-    /// Keeps the hard bound on finished tasks.
+    /// Keeps the bound on finished tasks. After the bound was lowered much has to go, a little with
+    /// each task that ends: one command may not hold up everything.
     pub(super) fn evict_surplus(&mut self) {
-        while self.tasks.finished_len() > self.limits.finished_tasks {
+        for _ in 0..MAX_SURPLUS {
+            if self.tasks.finished_len() <= self.limits.finished_tasks {
+                return;
+            }
             self.evict_first();
         }
     }
@@ -73,14 +82,15 @@ impl Machine {
 
     /// True where an `Evict` with this time would find something to do. Also lost workers that
     /// changed before it count: in an idle cluster the log's own time stands still.
-    pub fn evictable(&self, before_log_ms: u64, max_in_memory: usize) -> bool {
+    pub fn evictable(&self, before_log_ms: u64) -> bool {
         let old = self.tasks.first_finished().is_some_and(|(ended, _)| ended < before_log_ms);
-        let surplus = self.tasks.finished_len() > self.limits.finished_tasks.max(max_in_memory as u64);
+        let surplus = self.tasks.finished_len() > self.limits.finished_tasks;
         let lost = self.workers.values().any(|w| {
             w.standing == Standing::Lost
                 && (w.changed_log_ms < before_log_ms
                     || w.changed_log_ms.saturating_add(self.limits.lost_worker_ms) <= self.log_ms)
         });
-        old || surplus || lost
+        let keys = self.keys.any_before(self.log_ms.saturating_sub(self.limits.request_key_ttl_ms));
+        old || surplus || lost || keys
     }
 }

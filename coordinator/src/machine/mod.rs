@@ -16,13 +16,18 @@
 //! If one of them is broken, replicas part silently, or a test is run twice and believed once.
 
 mod attempts;
-mod checksum;
+pub(crate) mod checksum;
+mod cut;
 mod effect;
 mod evict;
+mod keys;
 mod leases;
 mod limits;
 pub mod members;
 mod queue;
+mod records;
+mod restore;
+pub mod settings;
 pub(crate) mod snapshot;
 mod submit;
 mod tasks;
@@ -31,11 +36,13 @@ mod view;
 mod workers;
 
 pub use checksum::Checkpoint;
+pub use cut::{Cut, CutSum, CutTasks};
 pub use effect::{Effect, EventKind};
 pub use leases::LeaseView;
 pub use limits::Limits;
 pub use queue::{Demand, ReadyClass};
-pub use snapshot::SnapshotError;
+pub use settings::{SETTINGS, Setting};
+pub use snapshot::{SNAPSHOT_VERSION, SnapshotEncoder, SnapshotError};
 pub use tasks::{Attempt, Spec};
 pub use view::{Pending, TaskFilter};
 pub use workers::{Standing, Worker};
@@ -44,6 +51,7 @@ use crate::command::{Command, Reply, Stamp};
 use api::ErrorCode;
 use checksum::Canon;
 use evict::Evicted;
+use keys::Keys;
 use leases::NamedLease;
 use members::Membership;
 use queue::Queue;
@@ -65,7 +73,7 @@ pub struct Machine {
     applied_term: u64,
     log_ms: u64,
     log_chain: u128,
-    /// Sum of the hashes of tasks, workers and named leases.
+    /// Sum of the hashes of tasks, workers, named leases and idempotency keys.
     records: u128,
     checkpoints: VecDeque<Checkpoint>,
     checkpoint_wanted: bool,
@@ -79,9 +87,12 @@ pub struct Machine {
     /// Token -> task of the live leases.
     leases: BTreeMap<u64, u64>,
     named: BTreeMap<String, NamedLease>,
+    keys: Keys,
     maintenance: bool,
     /// When maintenance was turned on, Unix milliseconds.
     maintenance_since: Option<i64>,
+    /// Who turned it on.
+    maintenance_by: Option<String>,
     evicted: Evicted,
     members: Membership,
     /// The behaviour that the log may count on; see [`version`].
@@ -118,8 +129,10 @@ impl Machine {
             workers: BTreeMap::new(),
             leases: BTreeMap::new(),
             named: BTreeMap::new(),
+            keys: Keys::default(),
             maintenance: false,
             maintenance_since: None,
+            maintenance_by: None,
             evicted: Evicted::default(),
             members: Membership::default(),
             version: 1,
@@ -154,7 +167,9 @@ impl Machine {
             Command::Complete { .. } => self.complete(command, at, effects),
             Command::Expire { leases } => self.expire(leases, at, effects),
             Command::WorkerLost { worker_id } => self.worker_lost(worker_id, at, effects),
-            Command::Maintenance { enabled } => self.set_maintenance(*enabled, at, effects),
+            Command::Maintenance { enabled, by } => {
+                self.set_maintenance(*enabled, by.as_deref(), at, effects)
+            }
             Command::Checkpoint => {
                 self.checkpoint_wanted = true;
                 Reply::Done
@@ -164,6 +179,9 @@ impl Machine {
                 self.named_lease(name, holder, *ttl_ms, at, effects)
             }
             Command::RaiseVersion { to } => self.raise_version(*to),
+            Command::ChangeSettings { changes } => self.change_settings(changes, at, effects),
+            Command::RetryMany { filter } => self.retry_many(filter, at, effects),
+            Command::Keyed { key, write } => self.keyed(index, key, write, at, effects),
         }
     }
 
@@ -198,7 +216,8 @@ impl Machine {
         let tasks = self.tasks.all().map(Task::recompute_hash);
         let workers = self.workers.values().map(Worker::compute_hash);
         let named = self.named.iter().map(|(name, lease)| lease.compute_hash(name));
-        tasks.chain(workers).chain(named).fold(0u128, u128::wrapping_add)
+        let sum = tasks.chain(workers).chain(named).fold(0u128, u128::wrapping_add);
+        sum.wrapping_add(self.keys.sum())
     }
 
     /// Members and version; 0 where a log has neither.
@@ -212,16 +231,16 @@ impl Machine {
 
     /// Everything that is one of a kind, as one record.
     fn counters_hash(&self) -> u128 {
-        let limits = &self.limits;
         let mut canon = Canon::new(4);
         canon.u64(self.log_ms).u64(self.last_seq).u64(self.last_token);
         canon.u8(u8::from(self.maintenance)).maybe_i64(self.maintenance_since);
+        // Everything else here has a fixed length, so leaving it out is as distinct as writing it.
+        if let Some(by) = &self.maintenance_by {
+            canon.text(by);
+        }
         canon.u64(self.evicted.tasks).u128(self.evicted.hash);
-        canon.u64(limits.finished_tasks).u64(limits.unfinished_tasks);
-        canon.u64(u64::from(limits.attempts_per_task)).u64(u64::from(limits.superseded_error_bytes));
-        canon.u64(u64::from(limits.workers)).u64(u64::from(limits.named_leases));
-        canon.u64(limits.backoff_cap_ms).u64(limits.lost_worker_ms);
-        canon.u64(u64::from(limits.checkpoints)).u64(limits.checkpoint_interval).hash()
+        self.limits.write(&mut canon);
+        canon.hash()
     }
 
     /// Changes a task, its place in the indexes and the checksum.
@@ -246,12 +265,19 @@ impl Machine {
         self.last_token += count;
     }
 
-    fn set_maintenance(&mut self, enabled: bool, at: Stamp, effects: &mut Vec<Effect>) -> Reply {
+    fn set_maintenance(
+        &mut self,
+        enabled: bool,
+        by: Option<&str>,
+        at: Stamp,
+        effects: &mut Vec<Effect>,
+    ) -> Reply {
         if enabled != self.maintenance {
             self.maintenance = enabled;
             self.maintenance_since = enabled.then_some(at.wall_ms);
+            self.maintenance_by = by.filter(|_| enabled).map(str::to_owned);
             let kind = if enabled { EventKind::MaintenanceEnabled } else { EventKind::MaintenanceDisabled };
-            effects.push(event(kind, "", String::new(), at));
+            effects.push(event(kind, "", by.map(|by| format!("by {by}")).unwrap_or_default(), at));
         }
         Reply::Done
     }

@@ -22,6 +22,8 @@ pub struct Demand {
     pub labels: BTreeMap<String, String>,
     /// Resources it takes from the worker.
     pub resources: BTreeMap<String, u64>,
+    /// Sets of labels of which the worker must carry one; empty where it need not.
+    pub any_of: Vec<BTreeMap<String, String>>,
 }
 
 /// Place in a class: priority descending, then submission.
@@ -109,11 +111,6 @@ impl Queue {
     /// The earliest retry time among the delayed tasks.
     pub(crate) fn next_ready_at_ms(&self) -> Option<u64> {
         self.delayed.first_key_value().map(|((at, _), _)| *at)
-    }
-
-    /// Demands with the number of tasks that use them.
-    pub(crate) fn demands(&self) -> impl Iterator<Item = &Arc<Demand>> {
-        self.classes.keys()
     }
 
     /// The classes that have something ready at `now_log_ms`.

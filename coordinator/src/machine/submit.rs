@@ -8,7 +8,7 @@ use super::effect::{Effect, EventKind};
 use super::queue::Demand;
 use super::tasks::{Spec, Task, same_json};
 use super::{Machine, event, refused, unknown_task};
-use crate::command::{Reply, Stamp, TaskSpec};
+use crate::command::{Reply, RetryFilter, Stamp, TaskSpec};
 use api::ErrorCode;
 use api::task::{AttemptOutcome, TaskState};
 use std::collections::BTreeMap;
@@ -75,6 +75,7 @@ impl Machine {
             kind: task.kind.clone(),
             labels: task.labels.clone(),
             resources: task.resources.clone(),
+            any_of: task.any_of.clone(),
         });
         self.queue.push(&demand, task.priority, self.last_seq, at.log_ms, at.log_ms);
         let task = Task::new(Spec {
@@ -122,7 +123,40 @@ impl Machine {
             let detail = format!("{} tasks have not ended, which is the limit", self.limits.unfinished_tasks);
             return refused(ErrorCode::Overloaded, detail);
         }
-        let (seq, spec, was) = (task.spec.seq, Arc::clone(&task.spec), task.state);
+        self.reopen(task.spec.seq, at, effects);
+        Reply::Task { state: TaskState::Pending }
+    }
+
+    /// Puts the finished tasks that fit back into the queue, in order of submission.
+    pub(super) fn retry_many(&mut self, filter: &RetryFilter, at: Stamp, effects: &mut Vec<Effect>) -> Reply {
+        if !matches!(filter.state, TaskState::Failed | TaskState::Cancelled) {
+            let detail = format!("{} tasks can't be retried; only failed or cancelled ones", filter.state);
+            return refused(ErrorCode::InvalidState, detail);
+        }
+        let room = self.limits.unfinished_tasks.saturating_sub(self.tasks.unfinished_len());
+        let limit = (filter.limit as usize).min(usize::try_from(room).unwrap_or(usize::MAX));
+        let fits = |task: &&Task| {
+            let last = task.attempts.last();
+            filter.kind.as_ref().is_none_or(|kind| *kind == task.spec.demand.kind)
+                && filter.worker.as_ref().is_none_or(|id| last.is_some_and(|a| *a.worker_id == **id))
+        };
+        let in_state = self.tasks.in_state(filter.state).iter();
+        let mut fitting = in_state.filter_map(|seq| self.tasks.get(*seq)).filter(fits).map(|t| t.spec.seq);
+        let seqs: Vec<u64> = fitting.by_ref().take(limit).collect();
+        let more = fitting.next().is_some();
+        if seqs.is_empty() && more && filter.limit > 0 {
+            let detail = format!("{} tasks have not ended, which is the limit", self.limits.unfinished_tasks);
+            return refused(ErrorCode::Overloaded, detail);
+        }
+        for seq in &seqs {
+            self.reopen(*seq, at, effects);
+        }
+        Reply::Retried { count: seqs.len(), more }
+    }
+
+    fn reopen(&mut self, seq: u64, at: Stamp, effects: &mut Vec<Effect>) {
+        let Some(task) = self.tasks.get(seq) else { return };
+        let (spec, was) = (Arc::clone(&task.spec), task.state);
         self.change_task(seq, |task| {
             task.state = TaskState::Pending;
             task.budget_base = task.attempt;
@@ -132,9 +166,9 @@ impl Machine {
             task.set_result(None);
         });
         self.queue.push(&spec.demand, spec.priority, seq, at.log_ms, at.log_ms);
+        let id = Arc::clone(&spec.id);
         effects.push(Effect::TaskReopened { spec, wall_ms: at.wall_ms });
-        effects.push(event(EventKind::TaskReopened, id, format!("was {was}"), at));
-        Reply::Task { state: TaskState::Pending }
+        effects.push(event(EventKind::TaskReopened, &id, format!("was {was}"), at));
     }
 }
 
@@ -143,6 +177,7 @@ fn same_task(a: &TaskSpec, b: &TaskSpec) -> bool {
         && a.priority == b.priority
         && a.labels == b.labels
         && a.resources == b.resources
+        && a.any_of == b.any_of
         && a.timeout_ms == b.timeout_ms
         && a.max_retries == b.max_retries
         && a.retry_backoff_ms == b.retry_backoff_ms

@@ -9,6 +9,7 @@
 //! token is in the leases; every other task has none.
 
 use super::checksum::Canon;
+use super::cut::TaskCut;
 use super::queue::Demand;
 use super::wall;
 use crate::command::{ExpireReason, TaskSpec};
@@ -54,6 +55,7 @@ impl Spec {
             && self.priority == other.priority
             && self.demand.labels == other.labels
             && self.demand.resources == other.resources
+            && self.demand.any_of == other.any_of
             && self.timeout_ms == other.timeout_ms
             && self.max_retries == other.max_retries
             && self.retry_backoff_ms == other.retry_backoff_ms
@@ -66,7 +68,12 @@ impl Spec {
         canon.texts(&self.demand.labels).amounts(&self.demand.resources);
         canon.u8(self.priority).text(&self.config).u64(self.timeout_ms);
         canon.u64(u64::from(self.max_retries)).u64(self.retry_backoff_ms);
-        canon.u64(self.created_log_ms).i64(self.created_wall_ms).hash()
+        canon.u64(self.created_log_ms).i64(self.created_wall_ms);
+        canon.u64(self.demand.any_of.len() as u64);
+        for set in &self.demand.any_of {
+            canon.texts(set);
+        }
+        canon.hash()
     }
 }
 
@@ -154,7 +161,7 @@ pub(crate) const fn expired_as(reason: ExpireReason) -> AttemptOutcome {
 }
 
 /// A task in memory.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Task {
     pub(crate) spec: Arc<Spec>,
     pub(crate) spec_hash: u128,
@@ -246,6 +253,7 @@ impl Task {
             requirements: Requirements {
                 labels: spec.demand.labels.clone(),
                 resources: spec.demand.resources.clone(),
+                any_of: spec.demand.any_of.clone(),
             },
             timeout_seconds: seconds(spec.timeout_ms),
             max_retries: spec.max_retries,
@@ -322,6 +330,8 @@ pub(crate) struct Tasks {
     by_state: [BTreeSet<u64>; 6],
     /// (end in log time, seq) of the finished ones.
     finished: BTreeSet<(u64, u64)>,
+    /// Read piece by piece while tasks go on changing.
+    cut: Option<TaskCut>,
 }
 
 impl Tasks {
@@ -350,6 +360,9 @@ impl Tasks {
     /// Changes a task and its place in the indexes. Gives its old and new hash.
     pub(crate) fn change(&mut self, seq: u64, change: impl FnOnce(&mut Task)) -> Option<(u128, u128)> {
         let task = self.by_seq.get_mut(&seq)?;
+        if let Some(cut) = &mut self.cut {
+            cut.keep(seq, task);
+        }
         let (state, ended, hash) = (task.state, task.ended_log_ms, task.hash);
         change(task);
         task.hash = task.compute_hash();
@@ -385,6 +398,9 @@ impl Tasks {
 
     pub(crate) fn remove(&mut self, seq: u64) -> Option<Box<Task>> {
         let task = self.by_seq.remove(&seq)?;
+        if let Some(cut) = &mut self.cut {
+            cut.keep(seq, &task);
+        }
         self.ids.remove(&task.spec.id);
         self.by_state[state_index(task.state)].remove(&seq);
         self.finished.remove(&(task.ended_log_ms, seq));
@@ -397,6 +413,24 @@ impl Tasks {
 
     pub(crate) fn all(&self) -> impl Iterator<Item = &Task> {
         self.by_seq.values().map(|task| &**task)
+    }
+
+    /// Begins a cut, up to and with the task `last_seq`; one that went on before is given up.
+    pub(crate) fn begin_cut(&mut self, id: u64, last_seq: u64) {
+        self.cut = Some(TaskCut::new(id, last_seq));
+    }
+
+    /// The next tasks of the cut as they were when it began; none of them at its end, and none at
+    /// all where another cut was begun since.
+    pub(crate) fn read_cut(&mut self, id: u64, max: usize) -> Option<Vec<Task>> {
+        let cut = self.cut.as_mut().filter(|cut| cut.id() == id)?;
+        Some(cut.read(&self.by_seq, max))
+    }
+
+    pub(crate) fn end_cut(&mut self, id: u64) {
+        if self.cut.as_ref().is_some_and(|cut| cut.id() == id) {
+            self.cut = None;
+        }
     }
 
     pub(crate) fn after(&self, seq: u64) -> impl Iterator<Item = &Task> {

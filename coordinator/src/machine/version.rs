@@ -9,7 +9,7 @@
 use super::Machine;
 use crate::command::{Command, Reply};
 
-/// The newest version this program knows. 1: tasks, workers, leases. 2: changes of the
+/// The newest version this program knows. 1: tasks, workers, leases, settings, idempotency keys. 2: changes of the
 /// membership.
 pub const MACHINE_VERSION: u32 = 2;
 /// From this version on the membership may change.

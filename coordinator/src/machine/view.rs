@@ -6,7 +6,7 @@ use super::leases::LeaseView;
 use super::queue::ReadyClass;
 use super::tasks::{Task, raw_json, seconds, state_index};
 use super::workers::Worker;
-use super::{Limits, Machine, wall};
+use super::{Cut, CutTasks, Limits, Machine, wall};
 use api::cluster::{CheckpointRecord, Maintenance, StateChecksum};
 use api::task::{PAGE_MAX, TaskPage, TaskRecord, TaskState};
 use api::worker::{LeasedTask, WorkerRecord, WorkerState};
@@ -95,6 +95,7 @@ impl Machine {
             applied_index: self.applied_index,
             term: self.applied_term,
             log_chain: hex(self.log_chain),
+            integrity: None,
             checkpoints: self
                 .checkpoints
                 .iter()
@@ -115,6 +116,11 @@ impl Machine {
     /// Where a task stands.
     pub fn task_state(&self, id: &str) -> Option<TaskState> {
         Some(self.tasks.by_id(id)?.state)
+    }
+
+    /// Who has the task, or had it last.
+    pub fn last_worker(&self, id: &str) -> Option<String> {
+        Some(self.tasks.by_id(id)?.attempts.last()?.worker_id.to_string())
     }
 
     /// How many tasks are in memory.
@@ -173,7 +179,11 @@ impl Machine {
 
     /// Maintenance mode.
     pub fn maintenance(&self) -> Maintenance {
-        Maintenance { enabled: self.maintenance, since: self.maintenance_since.map(wall) }
+        Maintenance {
+            enabled: self.maintenance,
+            since: self.maintenance_since.map(wall),
+            by: self.maintenance_by.clone(),
+        }
     }
 
     /// The live leases of a worker, oldest first.
@@ -229,35 +239,86 @@ impl Machine {
     /// not in it: they come from a peer's store.
     pub fn effects_for_rebuild(&self) -> Vec<Effect> {
         let mut effects = Vec::with_capacity(self.tasks.len() * 2 + self.workers.len());
-        for worker in self.workers.values() {
-            let wall_ms = worker.registered_wall_ms;
-            effects.push(Effect::WorkerChanged { worker: Box::new(worker.clone()), wall_ms });
-        }
-        for task in self.tasks.all() {
-            let spec = &task.spec;
-            effects.push(Effect::TaskSubmitted { spec: Arc::clone(spec) });
-            for attempt in task.attempts.iter().filter(|a| a.outcome.is_some()) {
-                effects.push(Effect::AttemptEnded {
-                    spec: Arc::clone(spec),
-                    attempt: Box::new(attempt.clone()),
-                    retried: attempt.led_to.map(state_index) == Some(0),
-                    run_ms: 0,
-                    result: None,
-                });
-            }
-            if let (true, Some(finished_wall_ms)) = (task.state.is_final(), task.ended_wall_ms) {
-                effects.push(Effect::TaskFinished {
-                    spec: Arc::clone(spec),
-                    state: task.state,
-                    attempt: task.attempt,
-                    worker_id: task.attempts.last().map(|a| Arc::clone(&a.worker_id)),
-                    finished_wall_ms,
-                    error: task.error().cloned(),
-                    result: task.result.clone(),
-                });
-            }
-        }
+        effects.extend(self.workers.values().map(worker_effect));
+        self.tasks.all().for_each(|task| effects_of(task, &mut effects));
         effects
+    }
+}
+
+impl Machine {
+    /// Compares records with their hashes: tasks behind number `after`, at most `max`, and with
+    /// the first of them the workers. Gives the last one's number (none at the end), how many
+    /// there were, and the id of one that is damaged.
+    pub fn check_records(&self, after: u64, max: usize) -> (Option<u64>, u64, Option<String>) {
+        let mut damaged = None;
+        if after == 0 {
+            let worker = self.workers.values().find(|worker| worker.hash != worker.compute_hash());
+            damaged = worker.map(|worker| worker.id().to_owned());
+        }
+        let (mut last, mut count) = (None, 0);
+        for task in self.tasks.after(after).take(max) {
+            (last, count) = (Some(task.spec.seq), count + 1);
+            if damaged.is_none() && task.hash != task.recompute_hash() {
+                damaged = Some(task.spec.id.to_string());
+            }
+        }
+        (last, count, damaged)
+    }
+
+    /// At most `max` tasks behind number `after` as they are now, and the last one's number.
+    pub fn tasks_after(&self, after: u64, max: usize) -> (CutTasks, Option<u64>) {
+        let tasks: Vec<Task> = self.tasks.after(after).take(max).cloned().collect();
+        let last = tasks.last().map(|task| task.spec.seq);
+        (CutTasks(tasks), last)
+    }
+
+    /// Epoch of a named lease, whether it has run out or not; and the last token given out.
+    pub fn lease_epoch(&self, name: &str) -> (Option<u64>, u64) {
+        (self.named.get(name).map(|lease| lease.epoch), self.last_token)
+    }
+}
+
+impl CutTasks {
+    /// Adds what a store needs to hold these tasks, as [`Machine::effects_for_rebuild`] does.
+    pub fn effects(&self, effects: &mut Vec<Effect>) {
+        self.0.iter().for_each(|task| effects_of(task, effects));
+    }
+}
+
+impl Cut {
+    /// What a store needs to hold of the workers; the tasks follow.
+    pub fn effects(&self) -> Vec<Effect> {
+        self.workers.iter().map(worker_effect).collect()
+    }
+}
+
+fn worker_effect(worker: &Worker) -> Effect {
+    let wall_ms = worker.registered_wall_ms;
+    Effect::WorkerChanged { worker: Box::new(worker.clone()), wall_ms }
+}
+
+fn effects_of(task: &Task, effects: &mut Vec<Effect>) {
+    let spec = &task.spec;
+    effects.push(Effect::TaskSubmitted { spec: Arc::clone(spec) });
+    for attempt in task.attempts.iter().filter(|a| a.outcome.is_some()) {
+        effects.push(Effect::AttemptEnded {
+            spec: Arc::clone(spec),
+            attempt: Box::new(attempt.clone()),
+            retried: attempt.led_to.map(state_index) == Some(0),
+            run_ms: 0,
+            result: None,
+        });
+    }
+    if let (true, Some(finished_wall_ms)) = (task.state.is_final(), task.ended_wall_ms) {
+        effects.push(Effect::TaskFinished {
+            spec: Arc::clone(spec),
+            state: task.state,
+            attempt: task.attempt,
+            worker_id: task.attempts.last().map(|a| Arc::clone(&a.worker_id)),
+            finished_wall_ms,
+            error: task.error().cloned(),
+            result: task.result.clone(),
+        });
     }
 }
 

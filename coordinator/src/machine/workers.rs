@@ -98,7 +98,8 @@ impl Worker {
     /// True where type and labels fit and it has the resources at all, be they taken or not.
     pub fn could_run(&self, demand: &Demand) -> bool {
         self.spec.types.contains(&demand.kind)
-            && demand.labels.iter().all(|(k, v)| self.spec.labels.get(k) == Some(v))
+            && carries(&self.spec.labels, &demand.labels)
+            && (demand.any_of.is_empty() || demand.any_of.iter().any(|set| carries(&self.spec.labels, set)))
             && demand.resources.iter().all(|(k, n)| self.spec.resources.get(k).is_some_and(|have| have >= n))
     }
 
@@ -173,6 +174,11 @@ impl Worker {
         });
         canon.i64(self.registered_wall_ms).u64(self.changed_log_ms).hash()
     }
+}
+
+/// True where `labels` has every one of `wanted`.
+fn carries(labels: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>) -> bool {
+    wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 
 impl Machine {

@@ -5,9 +5,10 @@
 //! of a kind this version does not know, stops the node instead of letting it diverge.
 
 use crate::command::{Batch, Reply};
-use crate::machine::Machine;
 use crate::machine::members::{MemberChange, Membership};
+use crate::machine::{Cut, Machine};
 use crate::node::{Applied, NodeError};
+use crate::operations::OperationBook;
 use crate::raft::driver::{Inbox, Input};
 use crate::raft::limits::RaftLimits;
 use crate::raft::snapshots::{SnapshotName, Snapshots};
@@ -31,20 +32,38 @@ pub enum Work {
     Apply(Vec<ToApply>),
     /// Replace the machine by this snapshot, which lies verified in the folder.
     Install(SnapshotName),
-    /// Take a snapshot now, whatever the policy says: a new member needs one that names it.
-    Snapshot,
+    /// Take a snapshot now, whatever the policy says: somebody asked for it, or a new member needs
+    /// one that names it.
+    Snapshot(Option<SnapshotWaiter>),
+}
+
+/// Whoever asked for a snapshot. Busy while another is written: asking again helps.
+pub type SnapshotWaiter = oneshot::Sender<Result<SnapshotName, SnapshotRefused>>;
+
+/// Why there is no snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SnapshotRefused {
+    /// One is being written.
+    #[error("another snapshot is being written")]
+    Busy,
+    /// It failed.
+    #[error("{0}")]
+    Failed(String),
 }
 
 /// Between two snapshots that are only wished for.
 const SNAPSHOT_PAUSE: Duration = Duration::from_secs(10);
+/// Tasks that are copied out of the machine under one lock.
+const TASKS_AT_ONCE: usize = 256;
 
 /// What the applier remembers of snapshots.
 struct LastSnapshot {
     index: u64,
     at: Instant,
-    state_bytes: u64,
     log_bytes: u64,
     writing: Arc<AtomicBool>,
+    /// Bytes of the newest one; 0 before any.
+    state_bytes: Arc<AtomicU64>,
 }
 
 /// A committed entry with the waiters of its commands, in their order.
@@ -78,6 +97,10 @@ pub struct Applier {
     pub limits: Arc<RaftLimits>,
     /// Index of the newest snapshot.
     pub snapshot_index: u64,
+    /// Index of the snapshot that the log engine names durably; older files may go.
+    pub named_index: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// What takes longer than a moment is listed here.
+    pub operations: OperationBook,
     /// What is at or below this index was counted before the restart.
     pub replay_until: u64,
     /// Whom to tell what is applied.
@@ -100,22 +123,23 @@ impl Applier {
         let mut last = LastSnapshot {
             index: self.snapshot_index,
             at: Instant::now(),
-            state_bytes: 0,
             log_bytes: 0,
             writing: Arc::default(),
+            state_bytes: Arc::new(AtomicU64::new(self.snapshots.newest().map_or(0, |name| name.bytes))),
         };
         while let Ok(work) = queue.recv() {
             *self.progress.busy_since.lock() = Some(Instant::now());
             let result = match work {
                 Work::Apply(batch) => {
                     last.log_bytes += batch.iter().map(|item| item.entry.data.len() as u64).sum::<u64>();
-                    self.apply(batch).and_then(|()| self.snapshot_if_due(&mut last, false))
+                    self.apply(batch).and_then(|()| self.snapshot_if_due(&mut last))
                 }
-                Work::Snapshot => self.snapshot_if_due(&mut last, true),
                 Work::Install(name) => self.install(&name).map(|()| {
                     last.index = name.index;
-                    last.state_bytes = name.bytes;
+                    last.log_bytes = 0;
+                    last.state_bytes.store(name.bytes, Ordering::Relaxed);
                 }),
+                Work::Snapshot(waiter) => self.snapshot(&mut last, waiter),
             };
             *self.progress.busy_since.lock() = None;
             if let Err(why) = result {
@@ -126,56 +150,53 @@ impl Applier {
         }
     }
 
-    /// Takes the machine's bytes here, where nobody changes it, and writes them on a thread of
-    /// their own.
-    fn snapshot_if_due(&self, last: &mut LastSnapshot, forced: bool) -> Result<(), String> {
-        let (index, term) = {
-            let machine = self.machine.read();
-            (machine.applied_index(), machine.applied_term())
-        };
-        let since = index.saturating_sub(last.index);
+    fn snapshot_if_due(&self, last: &mut LastSnapshot) -> Result<(), String> {
+        let since = self.machine.read().applied_index().saturating_sub(last.index);
         let wished = since >= self.limits.snapshot_threshold_entries()
             && last.at.elapsed() >= SNAPSHOT_PAUSE
-            && last.log_bytes * 4 >= last.state_bytes;
-        let due = wished || since >= self.limits.max_log_entries() || (forced && since > 0);
-        if !due || last.writing.swap(true, Ordering::AcqRel) {
+            && last.log_bytes * 4 >= last.state_bytes.load(Ordering::Relaxed);
+        match wished || since >= self.limits.max_log_entries() {
+            true => self.snapshot(last, None),
+            false => Ok(()),
+        }
+    }
+
+    /// Cuts the machine here, between two batches; a thread of its own reads the cut and writes
+    /// it, while this one goes on applying.
+    fn snapshot(&self, last: &mut LastSnapshot, waiter: Option<SnapshotWaiter>) -> Result<(), String> {
+        if last.writing.swap(true, Ordering::AcqRel) {
+            waiter.map(|waiter| waiter.send(Err(SnapshotRefused::Busy)));
             return Ok(());
         }
-        let (bytes, conf) = {
-            let machine = self.machine.read();
-            (machine.encode_snapshot(), machine.members().conf_state())
-        };
-        *last = LastSnapshot {
-            index,
-            at: Instant::now(),
-            state_bytes: bytes.len() as u64,
-            log_bytes: 0,
+        let cut = self.machine.write().begin_cut();
+        (last.index, last.at, last.log_bytes) = (cut.index(), Instant::now(), 0);
+        let writer = SnapshotThread {
+            machine: self.machine.clone(),
+            snapshots: self.snapshots.clone(),
+            inbox: self.inbox.clone(),
+            named_index: self.named_index.clone(),
+            operations: self.operations.clone(),
+            telemetry: self.telemetry.clone(),
             writing: last.writing.clone(),
+            state_bytes: last.state_bytes.clone(),
         };
-        let (snapshots, inbox, writing) = (self.snapshots.clone(), self.inbox.clone(), last.writing.clone());
-        let write = move || {
-            match snapshots.write(index, term, &bytes) {
-                Ok(name) => drop(inbox.tell(Input::SnapshotWritten(name, conf))),
-                // The log stays as long as it is; the next one is tried in its time.
-                Err(error) => tracing::error!(%error, "a snapshot could not be written"),
-            }
-            writing.store(false, Ordering::Release);
-        };
-        let thread = std::thread::Builder::new().name("snapshot".into()).spawn(write);
+        let thread =
+            std::thread::Builder::new().name("snapshot".into()).spawn(move || writer.run(cut, waiter));
         thread.map(drop).map_err(|e| format!("a thread can't be started: {e}"))
     }
 
     fn install(&self, name: &SnapshotName) -> Result<(), String> {
         let machine = self.snapshots.read(name).map_err(|e| e.to_string())?;
-        let effects = machine.effects_for_rebuild();
+        let (effects, log_ms) = (machine.effects_for_rebuild(), machine.log_ms());
         let members = machine.members().clone();
         failpoint!("install_before_swap");
         *self.machine.write() = machine;
+        self.snapshots.note(name);
         (self.members_changed)(&members);
         self.store.rebuild(name.index, effects, Rebuild::Merge);
         self.applied.send_replace(name.index);
         failpoint!("install_after_swap");
-        self.inbox.tell(Input::Applied(name.index));
+        self.inbox.tell(Input::Installed(name.index, log_ms));
         tracing::info!(index = name.index, bytes = name.bytes, "installed a snapshot of the leader");
         Ok(())
     }
@@ -266,5 +287,54 @@ impl Applier {
         machine.finish_entry(index, entry.term, &entry.data);
         self.store.append(index, effects);
         Ok(reply)
+    }
+}
+
+/// What writes a cut to a file.
+struct SnapshotThread {
+    machine: Arc<RwLock<Machine>>,
+    snapshots: Snapshots,
+    inbox: Inbox,
+    named_index: Arc<dyn Fn() -> u64 + Send + Sync>,
+    operations: OperationBook,
+    telemetry: Telemetry,
+    writing: Arc<AtomicBool>,
+    state_bytes: Arc<AtomicU64>,
+}
+
+impl SnapshotThread {
+    fn run(self, cut: Cut, waiter: Option<SnapshotWaiter>) {
+        crate::operations::yield_to_others();
+        let (began, index) = (Instant::now(), cut.index());
+        let operation = self.operations.begin("snapshot", format!("writing the state at index {index}"));
+        let next = || self.machine.write().read_cut(&cut, TASKS_AT_ONCE);
+        let written = self.snapshots.write(&cut, next);
+        self.machine.write().end_cut(&cut);
+        drop(operation);
+        let outcome = match written {
+            Ok(name) => {
+                tracing::debug!(
+                    index,
+                    bytes = name.bytes,
+                    took_ms = began.elapsed().as_millis(),
+                    "wrote a snapshot"
+                );
+                self.telemetry.snapshot_written(began.elapsed(), name.bytes);
+                self.state_bytes.store(name.bytes, Ordering::Relaxed);
+                self.inbox.tell(Input::SnapshotWritten(name.clone(), cut.conf_state()));
+                if let Err(error) = self.snapshots.sweep((self.named_index)()) {
+                    tracing::warn!(%error, "superseded snapshots could not be removed; tried again with the next");
+                }
+                Ok(name)
+            }
+            Err(error) => {
+                // The log stays as long as it is; the next one is tried in its time.
+                tracing::error!(%error, "a snapshot could not be written");
+                self.telemetry.snapshot_failed();
+                Err(SnapshotRefused::Failed(error.to_string()))
+            }
+        };
+        self.writing.store(false, Ordering::Release);
+        waiter.map(|waiter| waiter.send(outcome));
     }
 }

@@ -9,6 +9,7 @@
 use crate::machine::members::MemberChange;
 use crate::node::NodeError;
 use crate::raft::applier::{ToApply, Waiter, Work};
+use crate::raft::handover::{Fitness, Trouble};
 use crate::raft::limits::RaftLimits;
 use crate::raft::publish::Publisher;
 use crate::raft::snapshots::SnapshotName;
@@ -51,6 +52,8 @@ pub enum Input {
     },
     /// The machine has applied up to this index.
     Applied(u64),
+    /// The machine was replaced by a peer's: its index and its log time.
+    Installed(u64, u64),
     /// A snapshot of this node's machine is on disk, with the voters and learners at its index.
     SnapshotWritten(SnapshotName, ConfState),
     /// A message to this member could not be sent.
@@ -131,6 +134,8 @@ pub struct Driver<O: OlderEntries> {
     pub applier: Sender<Work>,
     /// Up to which index DuckDB is durable; entries behind it are kept for it.
     pub store_durable: Box<dyn Fn() -> u64 + Send>,
+    /// Index of the oldest snapshot that a peer is fetching; it needs the entries behind it.
+    pub fetched_index: Box<dyn Fn() -> Option<u64> + Send>,
     /// The peers.
     pub transport: Arc<Transport>,
     /// Where the view goes.
@@ -140,6 +145,8 @@ pub struct Driver<O: OlderEntries> {
     pub limits: Arc<RaftLimits>,
     /// Metrics.
     pub telemetry: Telemetry,
+    /// What tells whether this node should lead.
+    pub fitness: Fitness,
     /// Counts turns, for the live probe.
     pub turns: Arc<AtomicU64>,
     /// This one's.
@@ -153,11 +160,11 @@ struct Proposal {
 }
 
 /// What the owner thread remembers between turns.
-struct Waiting {
-    origin: Instant,
+pub(super) struct Waiting {
+    pub(super) origin: Instant,
     next_tag: Tag,
     /// Waiters by the tag of their entry, with the time of the proposal.
-    proposals: HashMap<Tag, (Vec<Waiter>, Instant)>,
+    pub(super) proposals: HashMap<Tag, (Vec<Waiter>, Instant)>,
     reads: HashMap<Tag, oneshot::Sender<Result<u64, NodeError>>>,
     /// Reads that know their index and wait until it is applied.
     ready_reads: BTreeMap<u64, Vec<Tag>>,
@@ -165,7 +172,10 @@ struct Waiting {
     /// Until when requests gather while a proposal is in flight.
     gather_until: Instant,
     applied: u64,
-    ends: HashMap<u64, Pulse>,
+    pub(super) ends: HashMap<u64, Pulse>,
+    pub(super) trouble: Trouble,
+    /// This leader is giving leadership away because of its trouble.
+    pub(super) handing_over: bool,
     elections: u64,
     /// A snapshot that replaces the machine once the write of this number is durable.
     install: Option<(u64, SnapshotName)>,
@@ -186,6 +196,8 @@ impl<O: OlderEntries> Driver<O> {
             gather_until: Instant::now(),
             applied,
             ends: HashMap::new(),
+            trouble: Trouble::default(),
+            handing_over: false,
             elections: 0,
             install: None,
             stop: false,
@@ -201,6 +213,7 @@ impl<O: OlderEntries> Driver<O> {
             next_tick = self.tick(&mut waiting, next_tick);
             self.propose(&mut waiting);
             let turn = self.replica.turn();
+            self.set_pulse();
             self.hand_out(turn, &mut waiting);
             self.publish(&mut waiting);
             self.turns.fetch_add(1, Ordering::Relaxed);
@@ -253,7 +266,8 @@ impl<O: OlderEntries> Driver<O> {
 
     fn take(&mut self, input: Input, waiting: &mut Waiting) {
         match input {
-            Input::Peer(messages) => {
+            Input::Peer(mut messages) => {
+                self.fitness.admit(&mut messages);
                 self.outbox.peers_waiting.fetch_sub(1, Ordering::Relaxed);
                 waiting.heard_peer = true;
                 messages.into_iter().for_each(|m| self.replica.step(m));
@@ -270,14 +284,11 @@ impl<O: OlderEntries> Driver<O> {
             Input::SnapshotWritten(name, conf) => self.compact(&name, conf),
             Input::Applied(index) => {
                 self.replica.on_applied(index);
-                waiting.applied = index;
-                while let Some(entry) = waiting.ready_reads.first_entry() {
-                    if *entry.key() > index {
-                        break;
-                    }
-                    let (at, tags) = entry.remove_entry();
-                    waiting.answer_reads(&tags, Ok(at));
-                }
+                waiting.reached(index);
+            }
+            Input::Installed(index, log_ms) => {
+                self.replica.on_installed(index, log_ms);
+                waiting.reached(index);
             }
             Input::Unreachable(raft_id) => self.replica.on_unreachable(raft_id),
             Input::Pulse(raft_id, pulse) => {
@@ -300,7 +311,11 @@ impl<O: OlderEntries> Driver<O> {
                 self.replica.read(tag);
             }
             Input::Transfer(to, reply) => {
-                let target = to.or_else(|| self.replica.best_transferee());
+                let well =
+                    |id| waiting.ends.get(&id).is_some_and(|pulse| pulse.trouble == Trouble::default());
+                let best =
+                    || self.replica.best_transferee(well).or_else(|| self.replica.best_transferee(|_| true));
+                let target = to.or_else(best);
                 let result = match target.map(|id| self.replica.transfer_to(id)) {
                     Some(Ok(())) => Ok(()),
                     Some(Err(refused)) => Err(refused.into()),
@@ -327,6 +342,7 @@ impl<O: OlderEntries> Driver<O> {
         (0..due.min(100)).for_each(|_| self.replica.tick());
         if due > 0 {
             waiting.heard_peer = false;
+            self.mind_fitness(waiting);
         }
         next_tick
     }
@@ -405,7 +421,7 @@ impl<O: OlderEntries> Driver<O> {
             let _ = self.applier.send(Work::Apply(entries));
         }
         if turn.wants_snapshot {
-            let _ = self.applier.send(Work::Snapshot);
+            let _ = self.applier.send(Work::Snapshot(None));
         }
         for tag in turn.refused {
             if let Some((waiters, _)) = waiting.proposals.remove(&tag) {
@@ -422,6 +438,12 @@ impl<O: OlderEntries> Driver<O> {
         }
         turn.expired_reads.iter().for_each(|_| self.telemetry.read(ReadOutcome::Expired));
         waiting.answer_reads(&turn.expired_reads, Err(NodeError::NoLeader));
+        for tag in turn.lost {
+            if let Some((waiters, since)) = waiting.proposals.remove(&tag) {
+                self.telemetry.proposal(ProposalOutcome::Dropped, since.elapsed());
+                waiters.into_iter().for_each(|w| drop(w.send(Err(NodeError::NotLeader))));
+            }
+        }
         for tag in turn.unknown {
             if let Some((waiters, since)) = waiting.proposals.remove(&tag) {
                 self.telemetry.proposal(ProposalOutcome::Unknown, since.elapsed());
@@ -438,14 +460,20 @@ impl<O: OlderEntries> Driver<O> {
         metadata.term = name.term;
         metadata.set_conf_state(conf);
         snapshot.data = serde_json::to_vec(name).unwrap_or_default().into();
-        let upto =
-            name.index.saturating_sub(self.limits.snapshot_threshold_entries()).min((self.store_durable)());
+        let fetched = (self.fetched_index)().unwrap_or(u64::MAX);
+        let upto = name
+            .index
+            .saturating_sub(self.limits.snapshot_threshold_entries())
+            .min((self.store_durable)())
+            .min(fetched);
         if let Some(write) = self.replica.on_snapshot(snapshot, upto) {
             let _ = self.writer.send(write);
         }
     }
 
-    fn publish(&mut self, waiting: &mut Waiting) {
+    /// Goes before the turn's messages: a suspect peer must not be told a last index below what
+    /// this leader has sent already.
+    fn set_pulse(&self) {
         let standing = self.replica.standing();
         let end = self.replica.log_end();
         self.transport.set_pulse(Pulse {
@@ -455,7 +483,12 @@ impl<O: OlderEntries> Driver<O> {
             term: standing.term,
             last_index: end.index,
             last_term: end.term,
+            trouble: waiting.trouble,
         });
+    }
+
+    fn publish(&mut self, waiting: &mut Waiting) {
+        let standing = self.replica.standing();
         for _ in waiting.elections..self.replica.elections() {
             self.telemetry.election();
         }
@@ -491,11 +524,42 @@ impl Waiting {
         self.next_tag
     }
 
+    /// The machine is at `index`: reads that waited for it are answered.
+    fn reached(&mut self, index: u64) {
+        self.applied = index;
+        while let Some(entry) = self.ready_reads.first_entry() {
+            if *entry.key() > index {
+                break;
+            }
+            let (at, tags) = entry.remove_entry();
+            self.answer_reads(&tags, Ok(at));
+        }
+    }
+
     fn answer_reads(&mut self, tags: &[Tag], answer: Result<u64, NodeError>) {
         for tag in tags {
             if let Some(reader) = self.reads.remove(tag) {
                 let _ = reader.send(answer.clone());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_inbox_refuses_a_request_and_says_so() {
+        let (inbox, outbox) = inbox();
+        let ask = || Input::Propose(Vec::new(), oneshot::channel().0);
+        for _ in 0..CLIENT_QUEUE {
+            assert_eq!(inbox.client(ask()), Ok(()));
+        }
+        assert_eq!(inbox.client(ask()), Err(NodeError::Overloaded));
+        // What peers and threads tell is not held up by clients.
+        assert!(inbox.tell(Input::Applied(1)));
+        drop(outbox);
+        assert_eq!(inbox.client(ask()), Err(NodeError::NoLeader), "the owner has ended");
     }
 }

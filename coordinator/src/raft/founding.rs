@@ -405,6 +405,12 @@ async fn ask_all(
                 own.node_id
             )));
         }
+        if address == own.address {
+            return Err(wait(format!(
+                "node `{}` answers at {address}, which is what this node tells others of itself: give each node a `host` of its own",
+                card.node_id
+            )));
+        }
         if let Some(expected) = &peer.id
             && *expected != card.node_id
         {

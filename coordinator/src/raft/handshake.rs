@@ -5,6 +5,7 @@
 //! itself, are refused here, before anything of theirs reaches Raft: their votes and
 //! acknowledgements would be worth nothing.
 
+use crate::raft::clocks::PeerClock;
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
@@ -80,8 +81,7 @@ impl From<String> for Refusal {
 pub(super) struct PeerState {
     pub(super) connected: bool,
     pub(super) last_heard: Option<Instant>,
-    pub(super) rtt: Option<Duration>,
-    pub(super) clock_offset_ms: Option<i64>,
+    pub(super) clock: PeerClock,
     pub(super) error: Option<String>,
     /// The newest boot that shook hands with us, and when it was heard last.
     pub(super) boot: Option<(u64, u64)>,

@@ -176,6 +176,28 @@ impl Identity {
         Ok(identity)
     }
 
+    /// Writes the identity of a node whose log and state were restored, as a founded member.
+    pub fn write_restored(folder: &Path, own: &Member, founding: &Founding) -> Result<(), DataError> {
+        let stored = Stored {
+            version: 1,
+            node_id: own.node_id.clone(),
+            incarnation: own.incarnation.clone(),
+            boot_counter: 0,
+            founding: Some(founding.clone()),
+            founded: true,
+            known: Known::default(),
+            boots: BTreeMap::new(),
+            rejoins: None,
+            renewing: None,
+        };
+        Identity { folder: folder.into(), stored, boot_nonce: 0, _lock: lock(folder)? }.save()
+    }
+
+    /// Says who uses the directory, if a process does.
+    pub fn is_free(folder: &Path) -> Result<(), DataError> {
+        lock(folder).map(drop)
+    }
+
     /// Takes a directory that is there, without starting a node on it: nothing is counted up.
     pub fn take(folder: &Path) -> Result<Identity, DataError> {
         let path = folder.join("identity.json");

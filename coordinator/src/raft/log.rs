@@ -10,6 +10,7 @@
 use super::DataError;
 use crate::raft::driver::{Inbox, Input};
 use crate::replica::{LogWrite, OlderEntries, Recovered, Truncated};
+use crate::room::Room;
 use crate::telemetry::Telemetry;
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
@@ -18,7 +19,7 @@ use raft_engine::{Command, Config, Engine, LogBatch, MessageExt, ReadableSize, R
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The one Raft group's id in the engine.
 pub const GROUP: u64 = 1;
@@ -152,21 +153,73 @@ impl RaftLog {
         (self.engine.first_index(GROUP).unwrap_or(1), self.engine.last_index(GROUP).unwrap_or(0))
     }
 
+    /// Index of the snapshot that a synced batch names; 0 without one.
+    pub fn named_index(&self) -> u64 {
+        let named = self.engine.get_message::<Snapshot>(GROUP, SNAPSHOT_KEY).ok().flatten();
+        named.map_or(0, |snapshot| snapshot.get_metadata().index)
+    }
+
+    /// Names another state to begin with, in one synced batch. What the log holds behind it stays;
+    /// a log that ends before it begins anew behind it. Term and vote stay.
+    pub fn replace_state(&self, snapshot: &Snapshot) -> Result<(), String> {
+        let (index, term) = (snapshot.get_metadata().index, snapshot.get_metadata().term);
+        let Recovered { mut hard_state, truncated, last, snapshot: named, .. } =
+            self.recovered(ConfState::default())?;
+        if named.is_some_and(|named| named.data == snapshot.data) {
+            return Ok(());
+        }
+        if index < truncated.index {
+            return Err(format!(
+                "the state is of index {index}, and the log begins behind {}",
+                truncated.index
+            ));
+        }
+        let mut batch = LogBatch::default();
+        let failed = |e: raft_engine::Error| format!("naming the new state: {e}");
+        if index > last.index {
+            if last.index > truncated.index {
+                batch.add_command(GROUP, Command::Compact { index: last.index + 1 });
+            }
+            let bytes = [index.to_be_bytes(), term.to_be_bytes()].concat();
+            batch.put(GROUP, TRUNCATED_KEY.to_vec(), bytes).map_err(failed)?;
+        } else if index > truncated.index {
+            let entry = self.engine.get_entry::<Entries>(GROUP, index).map_err(failed)?;
+            let own = entry.ok_or_else(|| format!("entry {index} is missing"))?.term;
+            if own != term {
+                return Err(format!(
+                    "entry {index} of the log has term {own}, the new state has {term} there"
+                ));
+            }
+        }
+        if hard_state.term < term {
+            // A term that this node never voted in.
+            (hard_state.term, hard_state.vote) = (term, 0);
+        }
+        hard_state.commit = hard_state.commit.max(index);
+        batch.put_message(GROUP, HARD_STATE_KEY.to_vec(), &hard_state).map_err(failed)?;
+        batch.put_message(GROUP, SNAPSHOT_KEY.to_vec(), snapshot).map_err(failed)?;
+        self.engine.write(&mut batch, true).map_err(failed).map(drop)
+    }
+
     /// Starts the writer thread.
     pub fn start_writer(
         &self,
         inbox: Inbox,
         progress: Arc<WriterProgress>,
         telemetry: Telemetry,
+        room: Arc<Room>,
     ) -> std::io::Result<(Sender<LogWrite>, std::thread::JoinHandle<()>)> {
         let (sender, receiver) = crossbeam_channel::unbounded();
         let engine = self.engine.clone();
         let thread = std::thread::Builder::new()
             .name("log-writer".into())
-            .spawn(move || run_writer(&engine, &receiver, &inbox, &progress, &telemetry))?;
+            .spawn(move || run_writer(&engine, &receiver, &inbox, &progress, &telemetry, &room))?;
         Ok((sender, thread))
     }
 }
+
+/// Between two attempts to write to a disk that is full.
+const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
 /// The queue needs no bound of its own: what is in it was admitted by the replica, which bounds
 /// the bytes in flight.
@@ -176,6 +229,7 @@ fn run_writer(
     inbox: &Inbox,
     progress: &WriterProgress,
     telemetry: &Telemetry,
+    room: &Room,
 ) {
     let mut held: Option<LogWrite> = None;
     loop {
@@ -183,13 +237,15 @@ fn run_writer(
         *progress.busy_since.lock() = Some(Instant::now());
         let mut batch = LogBatch::default();
         let mut written = Gathered::default();
+        let mut taken = Vec::new();
         let mut next = Some(first);
         while let Some(write) = next.take() {
             if !written.fits(&write) {
                 held = Some(write);
                 break;
             }
-            written.take(write, &mut batch, engine);
+            written.take(&write, &mut batch, engine);
+            taken.push(write);
             if batch.approximate_size() < MAX_SYNC_BYTES {
                 next = queue.try_recv().ok();
             }
@@ -197,12 +253,7 @@ fn run_writer(
         let started = Instant::now();
         if !batch.is_empty() {
             written.point_before();
-            if let Err(e) = engine.write(&mut batch, written.must_sync) {
-                // Nothing of it was acknowledged. Without its log the node can't go on, and what
-                // the disk holds is decided at the next start.
-                tracing::error!(error = %e, "the log can't be written; the process ends");
-                std::process::abort();
-            }
+            write_batch(engine, &mut batch, written.must_sync, &taken, room);
             written.point_after();
             if written.compacted {
                 failpoint!("purge_before");
@@ -218,9 +269,41 @@ fn run_writer(
             }
         }
         *progress.busy_since.lock() = None;
-        if !inbox.tell(Input::Durable { number: written.number, send: written.then_send }) {
+        let send = taken.into_iter().flat_map(|write| write.then_send).collect();
+        if !inbox.tell(Input::Durable { number: written.number, send }) {
             return;
         }
+    }
+}
+
+/// Writes a batch, when there is room for it.
+///
+/// A disk that became full all the same, between the look and the write, fails the write and leaves
+/// the engine as it was; the batch is made anew and written when there is room.
+fn write_batch(engine: &Engine, batch: &mut LogBatch, must_sync: bool, taken: &[LogWrite], room: &Room) {
+    let mut attempt = 0u64;
+    loop {
+        attempt += 1;
+        room.wait_to_write(batch.approximate_size() as u64);
+        let Err(error) = engine.write(batch, must_sync) else { return };
+        let full = match &error {
+            raft_engine::Error::Io(e) => e.raw_os_error() == Some(rustix::io::Errno::NOSPC.raw_os_error()),
+            raft_engine::Error::TryAgain(_) => true,
+            _ => false,
+        };
+        if !full {
+            // Nothing of it was acknowledged. Without its log the node can't go on, and what
+            // the disk holds is decided at the next start.
+            tracing::error!(%error, attempt, "the log can't be written; the process ends");
+            std::process::abort();
+        }
+        tracing::error!(%error, attempt, "no room for the log; trying again");
+        if !room.drop_ballast() {
+            std::thread::sleep(RETRY_PAUSE);
+        }
+        let mut again = Gathered::default();
+        *batch = LogBatch::default();
+        taken.iter().for_each(|write| again.take(write, batch, engine));
     }
 }
 
@@ -230,7 +313,6 @@ struct Gathered {
     number: u64,
     entries: usize,
     last_index: Option<u64>,
-    then_send: Vec<raft::eraftpb::Message>,
     must_sync: bool,
     hard_state: bool,
     compacted: bool,
@@ -251,18 +333,17 @@ impl Gathered {
         }
     }
 
-    fn take(&mut self, write: LogWrite, batch: &mut LogBatch, engine: &Engine) {
+    fn take(&mut self, write: &LogWrite, batch: &mut LogBatch, engine: &Engine) {
         self.number = self.number.max(write.number);
         self.must_sync |= write.must_sync;
         self.entries += write.entries.len();
         if let Some(last) = write.entries.last() {
             self.last_index = Some(last.index);
         }
-        if let Err(e) = self.encode(&write, batch, engine) {
+        if let Err(e) = self.encode(write, batch, engine) {
             tracing::error!(error = %e, "entries can't be encoded for the log; the process ends");
             std::process::abort();
         }
-        self.then_send.extend(write.then_send);
     }
 
     fn encode(&mut self, write: &LogWrite, batch: &mut LogBatch, engine: &Engine) -> raft_engine::Result<()> {

@@ -52,6 +52,16 @@ pub enum LogEnd {
 
 /// Checks the log in `folder`; cuts a torn end after copying it to `quarantine`.
 pub fn check(folder: &Path, quarantine: &Path) -> Result<LogEnd, DataError> {
+    examine(folder, Some(quarantine))
+}
+
+/// As [`check`], and changes nothing. Of a log that is being written, the last record may be half
+/// there: that is told as torn.
+pub fn judge(folder: &Path) -> Result<LogEnd, DataError> {
+    examine(folder, None)
+}
+
+fn examine(folder: &Path, quarantine: Option<&Path>) -> Result<LogEnd, DataError> {
     let engine = |source: std::io::Error| DataError::Directory { path: folder.into(), source };
     let appended = log_files(folder, ".raftlog").map_err(engine)?;
     let rewritten = log_files(folder, ".rewrite").map_err(engine)?;
@@ -60,7 +70,9 @@ pub fn check(folder: &Path, quarantine: &Path) -> Result<LogEnd, DataError> {
             let bytes = std::fs::read(file).map_err(engine)?;
             let Err((offset, why)) = scan(&bytes) else { continue };
             if bytes[offset..].iter().all(|b| *b == 0) {
-                cut(file, offset as u64).map_err(engine)?;
+                if quarantine.is_some() {
+                    cut(file, offset as u64).map_err(engine)?;
+                }
                 continue;
             }
             let last = position + 1 == files.len();
@@ -68,12 +80,34 @@ pub fn check(folder: &Path, quarantine: &Path) -> Result<LogEnd, DataError> {
                 return Ok(LogEnd::Damaged { file: file.clone(), offset: offset as u64, why });
             }
             let cut_bytes = (bytes.len() - offset) as u64;
-            keep_copy(file, &bytes[offset..], quarantine).map_err(engine)?;
-            cut(file, offset as u64).map_err(engine)?;
+            if let Some(quarantine) = quarantine {
+                keep_copy(file, &bytes[offset..], quarantine).map_err(engine)?;
+                cut(file, offset as u64).map_err(engine)?;
+            }
             return Ok(LogEnd::Torn { file: file.clone(), offset: offset as u64, cut_bytes });
         }
     }
     Ok(LogEnd::Whole)
+}
+
+/// Every file of the log.
+pub fn files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut files = log_files(folder, ".rewrite")?;
+    files.extend(log_files(folder, ".raftlog")?);
+    Ok(files)
+}
+
+/// Counts the records of a file that an engine may have open; or says which one is bad.
+pub fn look(file: &Path) -> std::io::Result<Result<u64, String>> {
+    let bytes = std::fs::read(file)?;
+    let mut records = 0;
+    let found = walk(&bytes, |_| records += 1);
+    Ok(match found {
+        Err((offset, why)) if bytes[offset..].iter().any(|b| *b != 0) => {
+            Err(format!("the record at byte {offset} is bad: {why}"))
+        }
+        _ => Ok(records),
+    })
 }
 
 /// The log files with this ending, oldest first.
@@ -94,12 +128,18 @@ fn log_files(folder: &Path, ending: &str) -> std::io::Result<Vec<PathBuf>> {
 
 /// Walks over all records; gives the offset of the first bad one and what is wrong with it.
 fn scan(bytes: &[u8]) -> Result<(), (usize, String)> {
+    walk(bytes, |_| ())
+}
+
+fn walk(bytes: &[u8], mut each: impl FnMut(usize)) -> Result<(), (usize, String)> {
     if bytes.len() < FILE_HEADER_BYTES || &bytes[..FILE_MAGIC.len()] != FILE_MAGIC {
         return Err((0, "the file's header is bad".into()));
     }
     let mut offset = FILE_HEADER_BYTES;
     while offset < bytes.len() {
-        offset += record(&bytes[offset..]).map_err(|why| (offset, why))?;
+        let length = record(&bytes[offset..]).map_err(|why| (offset, why))?;
+        each(offset);
+        offset += length;
     }
     Ok(())
 }

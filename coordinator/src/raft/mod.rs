@@ -1,31 +1,41 @@
 //! The IO round the replica: threads, disk, sockets, identity.
 //!
 //! - `driver`: the one thread that owns the replica. Everything reaches it by its inbox.
+//! - `stall`, `handover`: a leader whose own threads or disk fail it gives leadership away.
+//! - `clocks`: how far the peers' clocks are from ours.
 //! - `log`: raft-engine, and the writer thread that makes many writes durable with one sync.
 //! - `log_end`: decides, before the engine opens, whether the log is whole, torn or damaged.
 //! - `applier`: applies committed entries to the machine and answers the waiters.
 //! - `greeting`: how a connection to a peer is opened, and what both sides prove.
 //! - `transport`, `frames`, `handshake`: one long-lived connection a direction to every peer.
+//! - `snapshots`: the machine as files, written behind the applier and fetched by peers.
+//! - `history`: finished history between peers; `force_sync`: the majority's state in place of ours.
 //! - `identity`, `founding`: who this node is, and how a cluster comes to be.
 //! - `recover`: a new cluster from a survivor's directory, when a quorum is gone for good.
 //! - `roster`: who is who at the moment, as the log made it.
 
 pub mod applier;
+pub mod clocks;
 pub mod driver;
 pub mod election_lines;
+pub mod force_sync;
 pub mod founding;
 mod frames;
 pub mod greeting;
+pub mod handover;
 pub(crate) mod handshake;
+pub mod history;
 pub mod identity;
 pub mod limits;
 pub mod log;
 pub mod log_end;
+pub mod peer_http;
 pub mod publish;
 pub mod recover;
 pub mod roster;
 pub mod routes;
 pub mod snapshots;
+pub mod stall;
 pub mod transport;
 
 /// Why the node's own files can't be used.

@@ -66,6 +66,10 @@ impl Publisher {
         };
         self.lines.tell(standing, leader.as_deref());
         self.view.send_if_modified(|view| {
+            // The node was halted while this turn went on: what it says then stays.
+            if matches!(view.role, Role::Failed | Role::Removed) {
+                return false;
+            }
             let detail = match role {
                 Role::Suspect => Some(LOST_END.to_owned()),
                 Role::Joining => Some(CATCHING_UP.to_owned()),

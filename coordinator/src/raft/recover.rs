@@ -168,9 +168,7 @@ pub fn found(examined: Examined) -> Result<String, RecoverError> {
         // Left by an attempt that did not come to its end.
         std::fs::remove_dir_all(&stage).map_err(|e| unusable(e.to_string()))?;
     }
-    let name = Snapshots::new(&stage)
-        .write(survivor.last_index, survivor.last_term, &machine.encode_snapshot())
-        .map_err(|e| unusable(e.to_string()))?;
+    let name = Snapshots::new(&stage).write_machine(&mut machine).map_err(|e| unusable(e.to_string()))?;
     let snapshot = snapshot_message(&name, members.conf_state());
     let hard_state = HardState {
         // Beyond every term that a lost node may have begun with what it had.

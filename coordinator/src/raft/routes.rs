@@ -2,15 +2,18 @@
 
 use crate::members::join::{JOIN_PATH, JoinRequest, Terms};
 use crate::node::{MembershipError, Node, NodeError};
+use crate::raft::force_sync::{SNAPSHOT_LIMIT, SNAPSHOT_NOW_PATH};
 use crate::raft::founding::{FOUND_PATH, IDENTITY_PATH, IdentityCard};
 use crate::raft::identity::Founding;
+use crate::raft::peer_http::HASH_HEADER;
 use crate::raft::snapshots::SNAPSHOT_PATH;
 use crate::raft::transport::CONNECT_PATH;
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Path, Query, Request, State};
 use axum::http::{Response, StatusCode, header};
 use axum::routing::{get, post};
+use serde::Deserialize;
 
 /// The router of the peers' paths.
 pub fn router(node: Node) -> axum::Router {
@@ -20,6 +23,7 @@ pub fn router(node: Node) -> axum::Router {
         .route(CONNECT_PATH, get(connect))
         .route(JOIN_PATH, post(join))
         .route(SNAPSHOT_PATH, get(snapshot))
+        .route(SNAPSHOT_NOW_PATH, post(snapshot_now))
         .with_state(node)
 }
 
@@ -72,15 +76,49 @@ async fn connect(State(node): State<Node>, request: Request) -> Response<Body> {
     }
 }
 
-async fn snapshot(State(node): State<Node>, Path(file): Path<String>) -> Response<Body> {
-    let missing = || problem(api::ErrorCode::UnknownEndpoint, format!("there is no snapshot `{file}` here"));
-    let Some(path) = node.snapshots().path(&file) else { return missing() };
-    match tokio::fs::File::open(&path).await {
-        Ok(opened) => {
-            Response::new(Body::from_stream(tokio_util::io::ReaderStream::with_capacity(opened, 1024 * 1024)))
-        }
-        Err(_) => missing(),
+/// A peer that has to replace its state asks for one of this moment.
+async fn snapshot_now(State(node): State<Node>) -> Response<Body> {
+    match node.snapshot_now(SNAPSHOT_LIMIT).await {
+        Ok(name) => Response::new(Body::from(serde_json::to_vec(&name).unwrap_or_default())),
+        Err(why) => problem(api::ErrorCode::Unavailable, why),
     }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ChunkQuery {
+    #[serde(default)]
+    from: u64,
+}
+
+async fn snapshot(
+    State(node): State<Node>,
+    Path(file): Path<String>,
+    Query(query): Query<ChunkQuery>,
+) -> Response<Body> {
+    let snapshots = node.snapshots().clone();
+    let name = file.clone();
+    let read = tokio::task::spawn_blocking(move || snapshots.chunk(&name, query.from)).await;
+    match read {
+        Ok(Ok((bytes, length))) if query.from < length => hashed(bytes),
+        Ok(Ok((_, length))) => problem(
+            api::ErrorCode::Validation,
+            format!("`from` is {}; the snapshot `{file}` has {length} bytes", query.from),
+        ),
+        _ => problem(api::ErrorCode::UnknownEndpoint, format!("there is no snapshot `{file}` here")),
+    }
+}
+
+/// Bytes with their hash beside them.
+fn hashed(bytes: Vec<u8>) -> Response<Body> {
+    let hash = format!("{:032x}", xxhash_rust::xxh3::xxh3_128(&bytes));
+    let mut response = Response::new(Body::from(bytes));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/octet-stream"));
+    if let Ok(value) = header::HeaderValue::from_str(&hash) {
+        headers.insert(HASH_HEADER, value);
+    }
+    response
 }
 
 fn problem(code: api::ErrorCode, why: String) -> Response<Body> {

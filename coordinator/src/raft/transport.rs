@@ -21,8 +21,10 @@ use crate::machine::version::MACHINE_VERSION;
 use crate::raft::driver::{Inbox, Input};
 use crate::raft::frames::{Frames, KIND_ECHO, KIND_MESSAGES, KIND_PULSE, frame, invalid, pack, unpack};
 use crate::raft::greeting::{self, Greeting};
+use crate::raft::handover::Trouble;
 use crate::raft::handshake::{HANDSHAKE, Handshake, PeerState, Refusal, VERDICT};
 use crate::raft::identity::Member;
+use crate::raft::peer_http::PeerHttp;
 use crate::raft::roster::Roster;
 use crate::raft::snapshots::{SnapshotName, Snapshots};
 use crate::telemetry::{Direction, Telemetry};
@@ -68,6 +70,8 @@ pub struct Pulse {
     pub last_index: u64,
     /// Term of that entry.
     pub last_term: u64,
+    /// What is wrong with it.
+    pub trouble: Trouble,
 }
 
 /// How a peer stands, for those who decide about members.
@@ -132,8 +136,11 @@ pub struct Transport {
     telemetry: Telemetry,
     end: CancellationToken,
     connect_timeout: Duration,
+    /// Attempts that fail in a row before the log says that a peer can't be reached.
+    retry_limit: u32,
     snapshots: Snapshots,
     outbound: Outbound,
+    http: PeerHttp,
     /// True while a snapshot is fetched; one at a time.
     fetching: Arc<AtomicBool>,
     /// Counts connections, so that their lines in the log can be told apart.
@@ -148,6 +155,7 @@ impl Transport {
         inbox: Inbox,
         telemetry: Telemetry,
         connect_timeout: Duration,
+        retry_limit: u32,
         snapshots: Snapshots,
         outbound: Outbound,
         end: CancellationToken,
@@ -164,7 +172,9 @@ impl Transport {
             telemetry,
             end,
             connect_timeout,
+            retry_limit,
             snapshots,
+            http: PeerHttp::new(outbound.clone()),
             outbound,
             fetching: Arc::default(),
             connections: AtomicU64::new(0),
@@ -267,9 +277,9 @@ impl Transport {
             address: self.address_of(peer),
             reachable: state.connected,
             last_contact_ms: state.last_heard.map(|at| at.elapsed().as_millis() as u64),
-            rtt_ms: state.rtt.map(|rtt| (rtt.as_secs_f64() * 1e6).round() / 1e3),
+            rtt_ms: state.clock.rtt().map(|rtt| (rtt.as_secs_f64() * 1e6).round() / 1e3),
             match_index: state.match_index,
-            clock_offset_ms: state.clock_offset_ms,
+            clock_offset_ms: state.clock.offset_us().map(|us| (us as f64 / 1e3).round() as i64),
             error: state.error.clone(),
         }
     }
@@ -345,6 +355,11 @@ impl Transport {
         Ok((raft_id, hello))
     }
 
+    /// A client of the peers.
+    pub fn http(&self) -> &PeerHttp {
+        &self.http
+    }
+
     /// Answers a peer's upgrade.
     pub fn accept(self: &Arc<Self>, mut request: Request<Body>) -> Response<Body> {
         let refuse = |status: StatusCode, why: String, verdict: Option<Verdict>| {
@@ -375,7 +390,6 @@ impl Transport {
         let Some(peer) = self.peer(raft_id) else {
             return refuse(StatusCode::CONFLICT, format!("node {} has just gone", hello.node_id), None);
         };
-        peer.state.lock().clock_offset_ms = Some(hello.now_ms - jiff::Timestamp::now().as_millisecond());
         let place = request.extensions().get::<Held>().cloned();
         let upgrade = hyper::upgrade::on(&mut request);
         let transport = self.clone();
@@ -440,7 +454,7 @@ impl Transport {
                 KIND_PULSE => {
                     let (sent, pulse): (u64, Pulse) = postcard::from_bytes(&payload).map_err(invalid)?;
                     self.inbox.tell(Input::Pulse(raft_id, pulse));
-                    let echo = postcard::to_stdvec(&sent).map_err(invalid)?;
+                    let echo = postcard::to_stdvec(&(sent, now_us())).map_err(invalid)?;
                     writer.write_all(&frame(KIND_ECHO, &echo)).await?;
                 }
                 other => return Err(invalid(format!("unknown frame kind {other}"))),
@@ -465,9 +479,12 @@ impl Transport {
             }
             let (inbox, snapshots, fetching) =
                 (self.inbox.clone(), self.snapshots.clone(), self.fetching.clone());
-            let (address, outbound) = (self.address_of(peer), self.outbound.clone());
+            let (address, http) = (self.address_of(peer), self.http.clone());
+            let telemetry = self.telemetry.clone();
             tokio::spawn(async move {
-                match snapshots.fetch(&outbound, &address, &name).await {
+                let fetched = snapshots.fetch(&http, &address, &name).await;
+                telemetry.snapshot_fetched(fetched.is_ok());
+                match fetched {
                     Ok(()) => inbox.peer(vec![message]),
                     // The leader sends it again when it hears nothing.
                     Err(error) => tracing::warn!(%error, "a snapshot could not be fetched"),
@@ -480,10 +497,12 @@ impl Transport {
     /// Keeps one connection to a peer, for as long as the node runs.
     async fn keep_connected(self: Arc<Self>, peer: Arc<Peer>, mut queue: mpsc::Receiver<Message>) {
         let mut pause = Duration::from_millis(20);
+        let mut failed: u32 = 0;
         loop {
             let attempt = async {
                 let stream = timeout(self.connect_timeout, self.connect(&peer)).await?;
                 pause = Duration::from_millis(20);
+                failed = 0;
                 {
                     let mut state = peer.state.lock();
                     state.connected = true;
@@ -498,6 +517,12 @@ impl Transport {
             if was_connected {
                 tracing::warn!(peer = %peer.member.node_id, why, "the connection to a peer broke");
                 self.inbox.tell(Input::Unreachable(peer.raft_id));
+            } else {
+                failed = failed.saturating_add(1);
+                if failed == self.retry_limit.max(1) {
+                    let address = self.address_of(&peer);
+                    tracing::warn!(peer = %peer.member.node_id, address, attempts = failed, why, "a peer can't be reached; trying on");
+                }
             }
             peer.state.lock().error = Some(why);
             while queue.try_recv().is_ok() {}
@@ -509,10 +534,10 @@ impl Transport {
     /// Connects and shakes hands.
     async fn connect(&self, peer: &Peer) -> std::io::Result<TokioIo<hyper::upgrade::Upgraded>> {
         let address = self.address_of(peer);
-        let sent_ms = jiff::Timestamp::now().as_millisecond();
         let handshake = self.handshake();
         let greeting =
             Greeting { address: &address, path: CONNECT_PATH, protocol: PROTOCOL, handshake: &handshake };
+        let (sent_us, sent_at) = (now_us(), Instant::now());
         let response = greeting::send(&self.outbound, &greeting).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             let status = response.status();
@@ -536,8 +561,12 @@ impl Transport {
         if raft_id != peer.raft_id {
             return Err(std::io::Error::other(format!("{address} answers as node {}", hello.node_id)));
         }
-        let middle = (sent_ms + jiff::Timestamp::now().as_millisecond()) / 2;
-        peer.state.lock().clock_offset_ms = Some(hello.now_ms - middle);
+        {
+            // What was measured over the last connection counts no more.
+            let mut state = peer.state.lock();
+            state.clock.forget();
+            state.clock.sample(sent_us, hello.now_ms.saturating_mul(1000), sent_at.elapsed());
+        }
         hyper::upgrade::on(response).await.map(TokioIo::new).map_err(std::io::Error::other)
     }
 
@@ -577,16 +606,22 @@ impl Transport {
                     if kind != KIND_ECHO {
                         return Err(invalid(format!("unexpected frame kind {kind}")));
                     }
-                    let sent: u64 = postcard::from_bytes(&payload).map_err(invalid)?;
+                    let (sent, theirs_us): (u64, i64) = postcard::from_bytes(&payload).map_err(invalid)?;
                     last_echo = Instant::now();
                     let rtt = origin.elapsed().saturating_sub(Duration::from_nanos(sent));
                     let mut state = peer.state.lock();
-                    state.rtt = Some(state.rtt.map_or(rtt, |old| (old * 7 + rtt) / 8));
+                    let sent_us = now_us() - i64::try_from(rtt.as_micros()).unwrap_or(0);
+                    state.clock.sample(sent_us, theirs_us, rtt);
                     state.last_heard = Some(last_echo);
                 }
             }
         }
     }
+}
+
+/// The wall clock, Unix microseconds.
+fn now_us() -> i64 {
+    jiff::Timestamp::now().as_microsecond()
 }
 
 /// Bounds a step that has no end of its own.

@@ -15,7 +15,9 @@
 //! - A *suspect* replica, one whose log lost its end, neither votes nor campaigns until it holds
 //!   everything a leader had when it met it. Its acknowledgements are true (it acknowledges what
 //!   it has written), its vote would not be: the entry it lost may have been committed with its help.
-//! - A proposal's outcome is told once: applied, or unknown when leadership was lost.
+//! - A proposal's outcome is told once. A leader that steps down waits for it: the entry is applied
+//!   here, or another of a later term is committed at its place or before, and then it is lost for
+//!   good and nothing was done. Only where a snapshot jumps over its place is it unknown.
 
 mod changes;
 mod log_view;
@@ -111,6 +113,8 @@ pub struct Turn {
     pub expired_reads: Vec<Tag>,
     /// Proposals whose outcome nobody here can know any more.
     pub unknown: Vec<Tag>,
+    /// Proposals that were never committed and never will be: nothing was done.
+    pub lost: Vec<Tag>,
     /// Changes of the membership that were committed as nothing: refused, nothing was done.
     pub refused: Vec<Tag>,
     /// True where a member needs a snapshot and the newest one is from before it was a member:
@@ -189,7 +193,13 @@ pub struct Replica<O: OlderEntries> {
     /// (log time, monotonic ms) from which this leader counts on.
     lead_since: Option<(u64, u64)>,
     suspect: Option<Suspicion>,
+    /// Index of a snapshot that replaces the log already and the machine not yet. Until then
+    /// raft-rs would look for entries that are gone if it campaigned, and end the process.
+    installing: Option<u64>,
+    /// Ticks since a leader was heard, while this replica's own timer stands still.
+    silent_ticks: usize,
     unknown: Vec<Tag>,
+    lost: Vec<Tag>,
     expired: Vec<Tag>,
     /// Numbers of writes handed out and not reported durable, with the last index of each.
     unsynced: VecDeque<(u64, u64)>,
@@ -267,7 +277,10 @@ impl<O: OlderEntries> Replica<O> {
             last_log_ms,
             lead_since: None,
             suspect,
+            installing: None,
+            silent_ticks: 0,
             unknown: Vec::new(),
+            lost: Vec::new(),
             expired: Vec::new(),
             unsynced: VecDeque::new(),
             elections: 0,
@@ -301,10 +314,11 @@ impl<O: OlderEntries> Replica<O> {
     pub fn tick(&mut self) {
         let before = self.raw.raft.term;
         let was_candidate = self.raw.raft.state == StateRole::Candidate;
-        // A follower's tick only drives its election, which a suspect must not start unless its
-        // log end is the best of all.
+        // A follower's tick only drives its election.
         if self.may_campaign() {
             self.raw.tick();
+        } else {
+            self.forget_silent_leader();
         }
         self.draw_timeout();
         if self.raw.raft.state == StateRole::Candidate && (!was_candidate || self.raw.raft.term != before) {
@@ -330,6 +344,9 @@ impl<O: OlderEntries> Replica<O> {
             // beyond it, for which raft-rs would end the process.
             message.commit = message.commit.min(self.raw.store().last().index);
         }
+        if message.get_msg_type() == MessageType::MsgTimeoutNow && self.installing.is_some() {
+            return;
+        }
         if let Some(suspicion) = self.suspect {
             match message.get_msg_type() {
                 MessageType::MsgRequestVote | MessageType::MsgRequestPreVote => {
@@ -341,6 +358,9 @@ impl<O: OlderEntries> Replica<O> {
                 MessageType::MsgTimeoutNow => return,
                 _ => {}
             }
+        }
+        if message.from == self.raw.raft.leader_id {
+            self.silent_ticks = 0;
         }
         // Refusals (an unknown sender, a stale term) are Raft's own business.
         let _ = self.raw.step(message);
@@ -367,6 +387,11 @@ impl<O: OlderEntries> Replica<O> {
             return Err(ProposeRefused::Busy);
         }
         self.last_log_ms = log_ms;
+        // What an earlier office left behind at this place was overwritten, or this log would have it.
+        while let Some((_, _, tag)) = self.proposals.pop_back_if(|(index, ..)| *index > before) {
+            self.changes.remove(&tag);
+            self.lost.push(tag);
+        }
         self.proposals.push_back((before + 1, self.raw.raft.term, tag));
         Ok(())
     }
@@ -386,8 +411,16 @@ impl<O: OlderEntries> Replica<O> {
         self.clear_suspicion();
     }
 
+    /// The machine was replaced by one of this log time. Its entries are not in this log, so
+    /// that nothing else tells a replica that leads next where the time must go on.
+    pub fn on_installed(&mut self, index: u64, log_ms: u64) {
+        self.last_log_ms = self.last_log_ms.max(log_ms);
+        self.on_applied(index);
+    }
+
     /// The machine has applied up to `index`.
     pub fn on_applied(&mut self, index: u64) {
+        self.installing.take_if(|snapshot| *snapshot <= index);
         if index > self.applied {
             self.applied = index;
             self.raw.advance_apply_to(index);
@@ -464,14 +497,16 @@ impl<O: OlderEntries> Replica<O> {
         Ok(())
     }
 
-    /// The voter that is furthest along, other than this one.
-    pub fn best_transferee(&self) -> Option<u64> {
+    /// The voter that is furthest along, other than this one, among those that are fit.
+    pub fn best_transferee(&self, fit: impl Fn(u64) -> bool) -> Option<u64> {
         let voters = self.conf_state().voters;
         self.raw
             .raft
             .prs()
             .iter()
-            .filter(|(id, p)| **id != self.config.raft_id && voters.contains(*id) && p.recent_active)
+            .filter(|(id, p)| {
+                **id != self.config.raft_id && voters.contains(*id) && p.recent_active && fit(**id)
+            })
             .max_by_key(|(id, p)| (p.matched, std::cmp::Reverse(**id)))
             .map(|(id, _)| *id)
     }
@@ -522,6 +557,7 @@ impl<O: OlderEntries> Replica<O> {
             self.one_ready(&mut turn);
         }
         turn.unknown.append(&mut self.unknown);
+        turn.lost.append(&mut self.lost);
         turn.expired_reads.append(&mut self.expired);
         turn.refused.append(&mut self.refused);
         turn.wants_snapshot = self.raw.store().take_snapshot_wanted();
@@ -533,8 +569,6 @@ impl<O: OlderEntries> Replica<O> {
         turn.send.extend(ready.take_messages());
         if ready.ss().is_some_and(|ss| ss.raft_state != StateRole::Leader) {
             self.lead_since = None;
-            self.unknown.extend(self.proposals.drain(..).map(|(_, _, tag)| tag));
-            self.changes.clear();
         }
         for read in ready.take_read_states() {
             if let Some(counter) = self.counter_of(&read.request_ctx)
@@ -545,6 +579,7 @@ impl<O: OlderEntries> Replica<O> {
         }
         if !ready.snapshot().is_empty() {
             turn.install = Some((ready.number(), ready.snapshot().clone()));
+            self.installing = Some(ready.snapshot().get_metadata().index);
             self.raw.mut_store().install(ready.snapshot());
         }
         let entries = ready.take_entries();
@@ -587,18 +622,31 @@ impl<O: OlderEntries> Replica<O> {
     /// Who waits for this entry; whoever waited for something else at its index will not get it.
     fn tag_of(&mut self, entry: &Entry) -> Option<Tag> {
         while let Some((index, term, tag)) = self.proposals.front().copied() {
-            if index > entry.index {
+            // Terms never fall along a log: behind a committed entry of a later term, or at its
+            // place, nothing of this one is ever committed.
+            let overtaken = index >= entry.index && term < entry.term;
+            if index > entry.index && !overtaken {
                 return None;
             }
             self.proposals.pop_front();
-            let emptied = self.changes.remove(&tag) && entry.get_entry_type() == EntryType::EntryNormal;
-            match index == entry.index && term == entry.term {
-                true if emptied => self.refused.push(tag),
-                true => return Some(tag),
-                false => self.unknown.push(tag),
+            let change = self.changes.remove(&tag);
+            if (index, term) == (entry.index, entry.term) {
+                // A change that was committed as nothing is one that Raft refused.
+                if change && entry.get_entry_type() == EntryType::EntryNormal {
+                    self.refused.push(tag);
+                    continue;
+                }
+                return Some(tag);
             }
+            if overtaken { self.lost.push(tag) } else { self.unknown.push(tag) }
         }
         None
+    }
+
+    /// Waits no more for what was proposed: this node can't learn its outcome in time.
+    pub fn give_up_proposals(&mut self) {
+        self.unknown.extend(self.proposals.drain(..).map(|(_, _, tag)| tag));
+        self.changes.clear();
     }
 
     fn note_log_time(&mut self, entries: &[Entry]) {

@@ -27,10 +27,24 @@ pub(super) fn behind(a: Truncated, b: Truncated) -> bool {
 }
 
 impl<O: OlderEntries> Replica<O> {
+    /// A suspect campaigns only where its log end is the best of all, and nobody while a
+    /// snapshot is being installed.
     pub(super) fn may_campaign(&self) -> bool {
         match self.suspect {
+            _ if self.installing.is_some() => false,
             None => true,
             Some(s) => s.floor.is_some_and(|floor| !behind(self.raw.store().last(), floor)),
+        }
+    }
+
+    /// A replica that may not campaign does not tick, so raft-rs never lets go of its leader. As
+    /// long as one suspect believes in a leader that is gone, nobody compares log ends, and it
+    /// refuses every vote as if that leader were at work.
+    pub(super) fn forget_silent_leader(&mut self) {
+        self.silent_ticks += 1;
+        if self.silent_ticks > self.config.election_ticks_max {
+            self.silent_ticks = 0;
+            self.raw.raft.leader_id = raft::INVALID_ID;
         }
     }
 

@@ -14,7 +14,10 @@
 //!   not ours.
 //! - A store that can't be opened is an unhealthy one ([`Store::broken`]), not a stopped node.
 
+mod chores;
+mod content;
 mod error;
+mod history;
 mod quarantine;
 mod query;
 mod rebuild;
@@ -22,14 +25,17 @@ mod rows;
 mod schema;
 mod writer;
 
+pub use chores::Retention;
+pub use content::{Print, prints_of};
 pub use error::StoreError;
+pub use history::Slice;
 pub use quarantine::Quarantined;
 pub use query::ResultFilter;
 pub use schema::SCHEMA_VERSION;
 
 use crate::machine::Effect;
 use duckdb::Connection;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, RwLock};
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -136,6 +142,9 @@ struct Backlog {
     entries: VecDeque<(u64, Vec<Effect>)>,
     effects: usize,
     rebuild: Option<RebuildJob>,
+    chores: VecDeque<chores::Ordered>,
+    /// Entries are kept and not written: a rebuild is being prepared.
+    held: bool,
     appended_index: u64,
     /// Highest index whose effects were dropped; 0 for none.
     dropped_through: u64,
@@ -176,6 +185,8 @@ struct Shared {
     status: Mutex<Status>,
     /// For queries; none while the file is not open.
     reader: Mutex<Option<Connection>>,
+    /// Read by whoever has a further connection; written by whoever closes the file.
+    exports: RwLock<()>,
     ended: AtomicBool,
 }
 
@@ -224,7 +235,7 @@ impl Store {
         }
         backlog.appended_index = backlog.appended_index.max(index);
         let full = backlog.effects + effects.len() > self.shared.options.backlog_bound;
-        if backlog.stale() || full || self.shared.ended.load(Ordering::Acquire) {
+        if (backlog.stale() && !backlog.held) || full || self.shared.ended.load(Ordering::Acquire) {
             backlog.dropped_through = backlog.dropped_through.max(index);
             backlog.dropped_effects += effects.len() as u64;
             return;
@@ -246,6 +257,14 @@ impl Store {
         }
     }
 
+    /// Keeps what is appended from now on, and writes nothing of it until a rebuild comes or the
+    /// hold is dropped. Whoever gathers the machine's records for a rebuild holds first, so that
+    /// no entry behind them is missed.
+    pub fn hold(&self) -> Hold<'_> {
+        self.shared.backlog.lock().held = true;
+        Hold { store: self }
+    }
+
     /// Has the file hold what the machine knows: `effects` as
     /// [`crate::machine::Machine::effects_for_rebuild`] gave them at `index`.
     ///
@@ -260,6 +279,7 @@ impl Store {
             backlog.dropped_effects = 0;
         }
         backlog.rebuild = Some(RebuildJob { index, effects, mode });
+        backlog.held = false;
         drop(backlog);
         self.shared.work.notify_one();
     }
@@ -365,6 +385,26 @@ impl Store {
     }
 }
 
+/// As long as it lives, nothing is written; see [`Store::hold`].
+pub struct Hold<'a> {
+    store: &'a Store,
+}
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        let mut backlog = self.store.shared.backlog.lock();
+        if std::mem::take(&mut backlog.held) && backlog.stale() {
+            // Nothing came of it: what was kept would lie behind a hole.
+            backlog.dropped_through = backlog.dropped_through.max(backlog.appended_index);
+            backlog.dropped_effects += backlog.effects as u64;
+            backlog.entries.clear();
+            backlog.effects = 0;
+        }
+        drop(backlog);
+        self.store.shared.work.notify_one();
+    }
+}
+
 impl Drop for Store {
     fn drop(&mut self) {
         self.close();
@@ -389,6 +429,7 @@ impl Shared {
             durable: AtomicU64::new(index),
             status: Mutex::new(status),
             reader: Mutex::new(reader),
+            exports: RwLock::new(()),
             ended: AtomicBool::new(false),
         }
     }

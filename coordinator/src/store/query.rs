@@ -30,10 +30,11 @@ pub struct ResultFilter {
 }
 
 /// A result counts unless its task was reopened behind it.
-const VALID: &str = "NOT EXISTS (SELECT 1 FROM reopened o WHERE o.seq = r.seq
+pub(super) const VALID: &str = "NOT EXISTS (SELECT 1 FROM reopened o WHERE o.seq = r.seq
     AND (o.log_index, o.place) > (r.log_index, r.place))";
 
-const RECORD: &str = "SELECT t.seq, t.task_id, t.kind, t.priority, r.state, t.config, t.labels, t.resources,
+pub(super) const RECORD: &str =
+    "SELECT t.seq, t.task_id, t.kind, t.priority, r.state, t.config, t.labels, t.resources,
     t.timeout_ms, t.max_retries, t.retry_backoff_ms, epoch_ms(t.created_at), epoch_ms(r.finished_at),
     r.attempt, r.worker_id, r.error, r.result";
 
@@ -62,45 +63,51 @@ impl Store {
         })
     }
 
-    fn ask<T>(&self, work: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
+    pub(super) fn ask<T>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         let reader = self.shared.reader.lock();
         match &*reader {
             Some(connection) => work(connection),
-            None => {
-                let fault = self.shared.status.lock().fault.clone();
-                Err(StoreError::Absent { why: fault.unwrap_or_else(|| "it is closed".into()) })
-            }
+            None => Err(self.absent()),
         }
     }
+
+    /// Why there is nothing to ask.
+    pub(super) fn absent(&self) -> StoreError {
+        let fault = self.shared.status.lock().fault.clone();
+        StoreError::Absent { why: fault.unwrap_or_else(|| "it is closed".into()) }
+    }
+}
+
+/// What a filter asks of the results `r`, with the values of its parameters.
+pub(super) fn condition(filter: &ResultFilter) -> (String, Vec<Box<dyn ToSql>>) {
+    let mut sql = "r.seq > ?".to_owned();
+    let mut values: Vec<Box<dyn ToSql>> = vec![Box::new(filter.after.unwrap_or(0))];
+    let mut also = |condition: &str, value: Option<Box<dyn ToSql>>| {
+        if let Some(value) = value {
+            sql.push_str(condition);
+            values.push(value);
+        }
+    };
+    let time = |at: Timestamp| Box::new(Millis(at.as_millisecond())) as Box<dyn ToSql>;
+    also(" AND r.kind = ?", filter.kind.clone().map(|kind| Box::new(kind) as _));
+    also(" AND r.state = ?", filter.status.map(|status| Box::new(status.as_str()) as _));
+    also(" AND r.finished_at >= ?", filter.from.map(time));
+    also(" AND r.finished_at < ?", filter.to.map(time));
+    (sql, values)
 }
 
 fn results(connection: &Connection, filter: &ResultFilter) -> Result<TaskPage, StoreError> {
     let limit = filter.limit.clamp(1, PAGE_MAX);
-    let mut sql = format!(
-        "SELECT r.seq, coalesce(strlen(r.result), 0) + coalesce(strlen(r.error), 0) FROM results r WHERE r.seq > ? AND {VALID}"
+    let (condition, values) = condition(filter);
+    let sql = format!(
+        "SELECT r.seq, coalesce(strlen(r.result), 0) + coalesce(strlen(r.error), 0) FROM results r
+         WHERE {condition} AND {VALID} ORDER BY r.seq LIMIT {}",
+        limit + 1
     );
-    let after = filter.after.unwrap_or(0);
-    let status = filter.status.map(TaskState::as_str);
-    let from = filter.from.map(|at| Millis(at.as_millisecond()));
-    let to = filter.to.map(|at| Millis(at.as_millisecond()));
-    let mut values: Vec<&dyn ToSql> = vec![&after];
-    if let Some(kind) = &filter.kind {
-        sql.push_str(" AND r.kind = ?");
-        values.push(kind);
-    }
-    if let Some(status) = &status {
-        sql.push_str(" AND r.state = ?");
-        values.push(status);
-    }
-    if let Some(from) = &from {
-        sql.push_str(" AND r.finished_at >= ?");
-        values.push(from);
-    }
-    if let Some(to) = &to {
-        sql.push_str(" AND r.finished_at < ?");
-        values.push(to);
-    }
-    sql.push_str(&format!(" ORDER BY r.seq LIMIT {}", limit + 1));
+    let values: Vec<&dyn ToSql> = values.iter().map(|value| &**value).collect();
     let mut statement = connection.prepare(&sql).tried("prepare the query of results")?;
     let found = statement.query_map(values.as_slice(), |row| Ok((row.get(0)?, row.get(1)?)));
     let found: Result<Vec<(u64, u64)>, _> = found.tried("query results")?.collect();
@@ -167,6 +174,20 @@ fn outcome_of(name: &str) -> Option<AttemptOutcome> {
     [Completed, Failed, TimedOut, LeaseExpired, Cancelled].into_iter().find(|o| o.as_str() == name)
 }
 
+/// As the rows have them: labels as an object, or as a list with the alternatives behind them.
+fn requirements(labels: &str, resources: &str) -> Requirements {
+    let mut sets: Vec<_> = match labels.starts_with('[') {
+        true => serde_json::from_str(labels).unwrap_or_default(),
+        false => serde_json::from_str(labels).into_iter().collect(),
+    };
+    let any_of = sets.split_off(sets.len().min(1));
+    Requirements {
+        labels: sets.pop().unwrap_or_default(),
+        resources: serde_json::from_str(resources).unwrap_or_default(),
+        any_of,
+    }
+}
+
 fn record(row: &Row) -> duckdb::Result<(u64, TaskRecord)> {
     let json = |text: String| RawValue::from_string(text).unwrap_or_else(|_| RawValue::NULL.to_owned());
     let state: String = row.get(4)?;
@@ -179,10 +200,7 @@ fn record(row: &Row) -> duckdb::Result<(u64, TaskRecord)> {
         priority: row.get(3)?,
         state: TaskState::parse(&state).unwrap_or(TaskState::Failed),
         config: json(row.get(5)?),
-        requirements: Requirements {
-            labels: serde_json::from_str(&labels).unwrap_or_default(),
-            resources: serde_json::from_str(&resources).unwrap_or_default(),
-        },
+        requirements: requirements(&labels, &resources),
         timeout_seconds: seconds(row.get(8)?),
         max_retries: row.get(9)?,
         retry_backoff_seconds: seconds(row.get(10)?),

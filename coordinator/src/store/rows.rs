@@ -6,7 +6,7 @@
 use super::error::Tried;
 use super::schema::TABLES;
 use super::{StoreError, schema};
-use crate::machine::{Effect, Worker};
+use crate::machine::{Demand, Effect, Worker};
 use duckdb::types::{TimeUnit, ToSqlOutput, Value};
 use duckdb::{Appender, Connection, ToSql, params};
 use serde::Serialize;
@@ -82,6 +82,17 @@ fn table_of(effect: &Effect) -> Option<&'static str> {
     }
 }
 
+/// The labels as an object; with alternatives as a list, the labels first.
+fn labels_json(demand: &Demand) -> Cow<'static, str> {
+    match demand.any_of.is_empty() {
+        true => json_map(&demand.labels),
+        false => {
+            let sets: Vec<_> = std::iter::once(&demand.labels).chain(&demand.any_of).collect();
+            Cow::Owned(json(&sets))
+        }
+    }
+}
+
 fn append_row(out: &mut Appender, index: u64, place: u32, effect: &Effect) -> duckdb::Result<()> {
     match effect {
         Effect::TaskSubmitted { spec } => out.append_row(params![
@@ -92,7 +103,7 @@ fn append_row(out: &mut Appender, index: u64, place: u32, effect: &Effect) -> du
             spec.demand.kind,
             spec.priority,
             &*spec.config,
-            json_map(&spec.demand.labels),
+            labels_json(&spec.demand),
             json_map(&spec.demand.resources),
             spec.timeout_ms,
             spec.max_retries,
@@ -168,7 +179,7 @@ fn json_map<V: Serialize>(map: &BTreeMap<String, V>) -> Cow<'static, str> {
     if map.is_empty() { Cow::Borrowed("{}") } else { Cow::Owned(json(map)) }
 }
 
-fn json(value: &impl Serialize) -> String {
+pub(super) fn json(value: &impl Serialize) -> String {
     // Maps of text have no failure.
     serde_json::to_string(value).unwrap_or_default()
 }

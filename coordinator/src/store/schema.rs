@@ -252,6 +252,18 @@ pub(super) fn wal_path(path: &Path) -> PathBuf {
     with_suffix(path, ".wal")
 }
 
+/// Notes beside the file that history may be missing in it.
+pub(super) fn want_history(path: &Path) {
+    if let Err(error) = std::fs::write(wanted_path(path), b"") {
+        tracing::warn!(%error, path = %path.display(), "can't note that history is missing; after a crash it is not asked for");
+    }
+}
+
+/// The note of [`want_history`].
+pub(super) fn wanted_path(path: &Path) -> PathBuf {
+    with_suffix(path, ".history-wanted")
+}
+
 fn mark_path(path: &Path) -> PathBuf {
     with_suffix(path, ".owner")
 }

@@ -3,6 +3,7 @@
 //! A transaction that fails is tried again on a reopened file, with a growing pause. Meanwhile
 //! the backlog fills up to its bound, and nobody waits for this thread but those who asked to.
 
+use super::chores::Ordered;
 use super::quarantine::quarantine;
 use super::rows::{append, set_applied, transaction};
 use super::schema::{self, Open};
@@ -22,12 +23,13 @@ const RETRY_LAST: Duration = Duration::from_secs(30);
 enum Work {
     Write { entries: Vec<(u64, Vec<Effect>)>, flush: bool },
     Rebuild(RebuildJob),
+    Chore(Ordered),
     Close,
 }
 
 pub(super) struct Writer {
-    shared: Arc<Shared>,
-    open: Option<Open>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) open: Option<Open>,
     last_commit: Instant,
 }
 
@@ -47,6 +49,7 @@ impl Writer {
             match self.next_work() {
                 Work::Write { entries, flush } => self.write(entries, flush),
                 Work::Rebuild(job) => self.rebuild(job),
+                Work::Chore(chore) => self.do_chore(chore),
                 Work::Close => break,
             }
             self.shared.progress.notify_all();
@@ -68,6 +71,13 @@ impl Writer {
         loop {
             if let Some(job) = backlog.rebuild.take() {
                 return Work::Rebuild(job);
+            }
+            if let Some(chore) = backlog.chores.pop_front() {
+                return Work::Chore(chore);
+            }
+            if backlog.held && !backlog.closing {
+                shared.work.wait(&mut backlog);
+                continue;
             }
             let flush = backlog.flush_wanted;
             if !backlog.entries.is_empty() || flush {
@@ -177,7 +187,7 @@ impl Writer {
         }
     }
 
-    fn failed(&self, error: &StoreError) {
+    pub(super) fn failed(&self, error: &StoreError) {
         tracing::error!(path = %self.shared.path.display(), %error, "database write failed");
         let mut status = self.shared.status.lock();
         status.fault = Some(error.to_string());
@@ -210,6 +220,8 @@ impl Writer {
 
     /// A fatal error leaves DuckDB's instance unusable: both connections go, the file is opened anew.
     fn reopen(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        let _alone = shared.exports.write();
         *self.shared.reader.lock() = None;
         self.open = None;
         match schema::open(&self.shared.path, &self.shared.options) {
@@ -250,6 +262,7 @@ impl Writer {
     fn try_rebuild(&mut self, job: &RebuildJob) -> Result<(), StoreError> {
         let shared = Arc::clone(&self.shared);
         if let Rebuild::Fresh { why } = &job.mode {
+            let _alone = shared.exports.write();
             *shared.reader.lock() = None;
             self.open = None;
             if shared.path.exists() {
@@ -268,6 +281,8 @@ impl Writer {
         let Some(open) = &mut self.open else {
             return Err(StoreError::Absent { why: "the file is not open".into() });
         };
+        // What has left memory is not in it: that is fetched from a peer.
+        schema::want_history(&shared.path);
         let rows = rebuild::merge(open, job)?;
         open.applied_index = open.applied_index.max(job.index);
         shared.status.lock().rows = rows;

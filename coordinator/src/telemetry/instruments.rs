@@ -19,6 +19,7 @@ pub(crate) struct Histograms {
     pub(crate) store_batch: Histogram<u64>,
     pub(crate) store_write: Histogram<f64>,
     pub(crate) http_request: Histogram<f64>,
+    pub(crate) snapshot: Histogram<f64>,
 }
 
 impl Histograms {
@@ -34,6 +35,7 @@ impl Histograms {
             store_batch: counts(meter, &metrics::STORE_BATCH),
             store_write: durations(meter, &metrics::STORE_DURATION),
             http_request: durations(meter, &metrics::HTTP_REQUEST_DURATION),
+            snapshot: durations(meter, &metrics::SNAPSHOT_DURATION),
         }
     }
 }
@@ -148,6 +150,10 @@ pub(crate) fn observe_counters(meter: &Meter, counters: &Arc<Counters>) {
     labelled(&metrics::RAFT_READS, "outcome", |c| {
         ["served", "expired"].into_iter().zip(c.reads.iter().map(load)).collect()
     });
+    labelled(&metrics::SNAPSHOT_FETCHES, "outcome", |c| {
+        ["fetched", "failed"].into_iter().zip(c.snapshot_fetches.iter().map(load)).collect()
+    });
+    observe_integrity(meter, counters);
 
     let single = |metric: &'static Metric, read: fn(&Counters) -> &AtomicU64| {
         let counters = Arc::clone(counters);
@@ -159,6 +165,9 @@ pub(crate) fn observe_counters(meter: &Meter, counters: &Arc<Counters>) {
     single(&metrics::TASKS_FAILED, |c| &c.failed);
     single(&metrics::TASKS_RETRIED, |c| &c.retried);
     single(&metrics::TASKS_EXPIRED, |c| &c.expired);
+    single(&metrics::SNAPSHOT_FAILURES, |c| &c.snapshot_failures);
+    let sized = Arc::clone(counters);
+    gauge(meter, &metrics::SNAPSHOT_SIZE, move || plain(load(&sized.snapshot_bytes)));
 
     let by_peer = |metric: &'static Metric, read: fn(&super::Traffic) -> &[AtomicU64; 2]| {
         let counters = Arc::clone(counters);
@@ -176,6 +185,30 @@ pub(crate) fn observe_counters(meter: &Meter, counters: &Arc<Counters>) {
     };
     by_peer(&metrics::PEER_MESSAGES, |t| &t.messages);
     by_peer(&metrics::PEER_BYTES, |t| &t.bytes);
+}
+
+/// What the checks of integrity found.
+fn observe_integrity(meter: &Meter, counters: &Arc<Counters>) {
+    let part = |name: &'static str| KeyValue::new("part", name);
+    let checks = Arc::clone(counters);
+    counter(meter, &metrics::INTEGRITY_CHECKS, move || {
+        let mut series = Vec::new();
+        for (name, checked) in super::INTEGRITY_PARTS.into_iter().zip(&checks.integrity) {
+            for (outcome, value) in [("sound", &checked.sound), ("damaged", &checked.damaged)] {
+                series.push((load(value), vec![part(name), KeyValue::new("outcome", outcome)]));
+            }
+        }
+        series
+    });
+    let by_part = |metric: &'static Metric, read: fn(&super::Checked) -> &AtomicU64| {
+        let counters = Arc::clone(counters);
+        gauge(meter, metric, move || {
+            let parts = super::INTEGRITY_PARTS.into_iter().zip(&counters.integrity);
+            parts.map(|(name, checked)| (load(read(checked)), vec![part(name)])).collect()
+        });
+    };
+    by_part(&metrics::INTEGRITY_DAMAGED, |checked| &checked.is_damaged);
+    by_part(&metrics::INTEGRITY_LAST_CHECK, |checked| &checked.last_unix_seconds);
 }
 
 fn load(counter: &AtomicU64) -> u64 {

@@ -74,7 +74,24 @@ pub(crate) struct Counters {
     pub(crate) failed: AtomicU64,
     pub(crate) retried: AtomicU64,
     pub(crate) expired: AtomicU64,
+    pub(crate) snapshot_bytes: AtomicU64,
+    pub(crate) snapshot_failures: AtomicU64,
+    pub(crate) snapshot_fetches: [AtomicU64; 2],
+    /// By part of [`INTEGRITY_PARTS`].
+    pub(crate) integrity: [Checked; 3],
     peers: RwLock<BTreeMap<String, Arc<Traffic>>>,
+}
+
+/// The parts whose integrity is checked, as metrics label them.
+pub const INTEGRITY_PARTS: [&str; 3] = ["log", "machine", "db"];
+
+/// What was found of one part.
+#[derive(Debug, Default)]
+pub(crate) struct Checked {
+    pub(crate) sound: AtomicU64,
+    pub(crate) damaged: AtomicU64,
+    pub(crate) is_damaged: AtomicU64,
+    pub(crate) last_unix_seconds: AtomicU64,
 }
 
 /// Traffic with one peer, by direction: sent, received.
@@ -192,6 +209,31 @@ impl Telemetry {
     pub fn store_write(&self, took: Duration, effects: u64) {
         self.histograms.store_write.record(took.as_secs_f64(), &[]);
         self.histograms.store_batch.record(effects, &[]);
+    }
+
+    /// A snapshot was written.
+    pub fn snapshot_written(&self, took: Duration, bytes: u64) {
+        self.histograms.snapshot.record(took.as_secs_f64(), &[]);
+        self.counters.snapshot_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// A snapshot could not be written.
+    pub fn snapshot_failed(&self) {
+        self.counters.snapshot_failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A snapshot was fetched from a peer, or not.
+    pub fn snapshot_fetched(&self, fetched: bool) {
+        self.counters.snapshot_fetches[usize::from(!fetched)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A part (its place in [`INTEGRITY_PARTS`]) was checked as a whole.
+    pub fn integrity_checked(&self, part: usize, sound: bool, unix_seconds: u64) {
+        let Some(checked) = self.counters.integrity.get(part) else { return };
+        let counter = if sound { &checked.sound } else { &checked.damaged };
+        counter.fetch_add(1, Ordering::Relaxed);
+        checked.is_damaged.store(u64::from(!sound), Ordering::Relaxed);
+        checked.last_unix_seconds.store(unix_seconds, Ordering::Relaxed);
     }
 
     /// What the applied commands did to tasks. Called by the applier, once a batch.

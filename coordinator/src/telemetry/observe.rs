@@ -72,6 +72,7 @@ fn peers(meter: &Meter, node: &Node) {
         });
     };
     seconds(&metrics::PEER_RTT, |peer| Some(peer.rtt_ms? / 1000.0));
+    seconds(&metrics::PEER_CLOCK_OFFSET, |peer| Some(peer.clock_offset_ms? as f64 / 1000.0));
     seconds(&metrics::PEER_LAST_CONTACT, |peer| Some(peer.last_contact_ms? as f64 / 1000.0));
 
     let reach = node.clone();

@@ -2,8 +2,9 @@
 //!
 //! A token is *held* from the moment it was received until the coordinator has accepted (or
 //! refused) its result. While it is held it is named in every lease call and heartbeat, so the
-//! lease is renewed and the task is not delivered again. A token that was taken back is no longer
-//! named, but keeps its slot until its processes are gone.
+//! lease is renewed and the task is not delivered again. One whose work is done is named apart, as
+//! *reporting*, and takes no slot. A token that was taken back is no longer named, but keeps its
+//! slot until its processes are gone.
 
 use std::collections::BTreeMap;
 use tokio_util::sync::CancellationToken;
@@ -51,7 +52,7 @@ impl Held {
         for older in self.leases.values().filter(|lease| lease.task_id == task_id) {
             older.taken_back.cancel();
         }
-        if self.tokens().len() >= self.slots || self.leases.len() >= 2 * self.slots {
+        if self.tokens().len() >= self.slots || self.working() >= 2 * self.slots {
             return Admission::Full;
         }
         let taken_back = CancellationToken::new();
@@ -60,14 +61,29 @@ impl Held {
         Admission::Run(taken_back)
     }
 
-    /// The tokens to name.
+    /// The tokens of the work that goes on.
     pub fn tokens(&self) -> Vec<u64> {
-        self.leases.iter().filter(|(_, l)| !l.taken_back.is_cancelled()).map(|(token, _)| *token).collect()
+        self.named(false)
+    }
+
+    /// The tokens of work that is done and whose result is on its way.
+    pub fn reporting(&self) -> Vec<u64> {
+        self.named(true)
+    }
+
+    fn named(&self, reporting: bool) -> Vec<u64> {
+        let named = |lease: &Lease| lease.reporting == reporting && !lease.taken_back.is_cancelled();
+        self.leases.iter().filter(|(_, lease)| named(lease)).map(|(token, _)| *token).collect()
+    }
+
+    /// Leases whose processes may run, those that were taken back included.
+    fn working(&self) -> usize {
+        self.leases.values().filter(|lease| !lease.reporting).count()
     }
 
     /// How many more tasks can be taken now.
     pub fn free_slots(&self) -> usize {
-        self.slots.saturating_sub(self.leases.len())
+        self.slots.saturating_sub(self.working())
     }
 
     /// The lease's work is done; its result is on its way.
@@ -141,7 +157,8 @@ mod tests {
         let mut held = Held::new(1);
         let Admission::Run(taken_back) = held.admit(1, "a") else { panic!() };
         held.reports(1);
-        assert_eq!(held.tokens(), [1], "still held");
+        assert_eq!((held.tokens(), held.reporting()), (vec![], vec![1]), "still held, but no work");
+        assert_eq!(held.free_slots(), 1);
         assert_eq!(held.take_back(1), None);
         assert!(taken_back.is_cancelled(), "the delivery ends");
     }

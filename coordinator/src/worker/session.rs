@@ -2,6 +2,7 @@
 
 use super::guard::Guard;
 use super::held::{Admission, Held};
+use super::report::Reporter;
 use super::{Shutdown, WorkerConfig, WorkerError, host_name, path_segment, work};
 use api::client::Repeat;
 use api::worker::{
@@ -44,8 +45,10 @@ pub struct Session {
     /// Ends the tasks' processes should the worker be killed.
     pub guard: Guard,
     held: Mutex<Held>,
-    /// Wakes when a lease was released.
-    released: Notify,
+    /// Wakes the lease call when a slot was freed that the coordinator can't know of.
+    freed: Notify,
+    /// Takes results to be delivered.
+    pub reporter: Reporter,
     /// Wakes the lease call when the leader it waits at seems to be gone.
     leader_lost: Notify,
     /// Counts registrations, so that several calls that meet a 404 register once.
@@ -69,7 +72,8 @@ impl Session {
             shutdown,
             guard: Guard::default(),
             held: Mutex::new(Held::new(slots)),
-            released: Notify::new(),
+            freed: Notify::new(),
+            reporter: Reporter::default(),
             leader_lost: Notify::new(),
             registrations: AtomicU64::new(0),
             registering: tokio::sync::Mutex::new(()),
@@ -86,11 +90,13 @@ impl Session {
         self.first_registration().await?;
         let tracker = TaskTracker::new();
         let heartbeats = tokio::spawn(self.clone().heartbeats());
+        let reports = tokio::spawn(super::report::deliver_all(self.clone(), self.ended.clone()));
         self.take_leases(&tracker).await;
         let outcome = self.finish(&tracker).await;
         self.ended.cancel();
         // It ends at once; a panic there was printed.
         let _ = heartbeats.await;
+        let _ = reports.await;
         outcome
     }
 
@@ -155,10 +161,13 @@ impl Session {
         }
     }
 
-    /// The lease is over: its slot is free.
-    pub fn release(&self, token: u64) {
+    /// The lease is over. Where its result was accepted, the coordinator knows that a slot is free;
+    /// else the call that waits has to be made again, as it names one slot too few.
+    pub fn release(&self, token: u64, accepted: bool) {
         self.held.lock().release(token);
-        self.released.notify_waiters();
+        if !accepted {
+            self.freed.notify_waiters();
+        }
     }
 
     /// The lease's work is done; its result is on its way.
@@ -184,7 +193,10 @@ impl Session {
                 () = self.ended.cancelled() => return,
             }
             let registration = self.registration();
-            let body = Heartbeat { tokens: self.held.lock().tokens() };
+            let body = {
+                let held = self.held.lock();
+                Heartbeat { tokens: held.tokens().into_iter().chain(held.reporting()).collect() }
+            };
             let client = self.client.with_deadline(interval.clamp(Duration::from_secs(1), CALL_LIMIT));
             let path = self.path("heartbeat");
             let answer = tokio::select! {
@@ -222,17 +234,19 @@ impl Session {
         }
     }
 
-    /// Takes leases while slots are free, until the drain.
+    /// Takes leases until the drain. One call waits all the time, also while every slot is taken:
+    /// it brings cancellations at once, and a task as soon as a result has freed a slot.
     async fn take_leases(self: &Arc<Self>, tracker: &TaskTracker) {
         let mut pause = FIRST_PAUSE;
         let mut outage = Outage::default();
-        while self.slot_is_free().await {
+        while self.may_ask().await {
             let registration = self.registration();
             let poll = self.lease(LEASE_WAIT);
             tokio::pin!(poll);
             let answer = tokio::select! {
                 answer = &mut poll => Some(answer),
                 () = self.leader_lost.notified() => None,
+                () = self.freed.notified() => None,
                 () = self.shutdown.drain.cancelled() => {
                     self.say_draining().await;
                     // What was leased to us before the coordinator knew is ours to run.
@@ -262,22 +276,18 @@ impl Session {
         }
     }
 
-    /// Waits until a task can be taken. False when the worker drains.
-    async fn slot_is_free(&self) -> bool {
+    /// Waits while the coordinator wants this worker to take nothing. False when it drains itself.
+    async fn may_ask(&self) -> bool {
         loop {
-            let released = self.released.notified();
-            tokio::pin!(released);
-            released.as_mut().enable();
             if self.shutdown.drain.is_cancelled() {
                 return false;
             }
-            let waiting = self.told_to_drain.load(Ordering::Relaxed);
-            if !waiting && self.held.lock().free_slots() > 0 {
+            if !self.told_to_drain.load(Ordering::Relaxed) {
                 return true;
             }
             tokio::select! {
-                () = released => {}
-                () = tokio::time::sleep(self.heartbeat_interval()), if waiting => {}
+                // The heartbeat tells when it is over.
+                () = tokio::time::sleep(self.heartbeat_interval()) => {}
                 () = self.shutdown.drain.cancelled() => {}
             }
         }
@@ -290,6 +300,7 @@ impl Session {
                 slots: u32::try_from(held.free_slots()).unwrap_or(u32::MAX),
                 wait_ms: u64::try_from(wait.as_millis()).unwrap_or(0),
                 tokens: held.tokens(),
+                reporting: held.reporting(),
             }
         };
         // What an answer that got lost had given is given again, so the call may be repeated.

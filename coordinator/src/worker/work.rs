@@ -3,8 +3,8 @@
 use super::output;
 use super::process::{self, Ran, Spec, Stop};
 use super::session::Session;
-use api::task::{CommandConfig, CommandLine, CommandOutput, ReportedStatus, ResultReport};
-use api::worker::LeasedTask;
+use api::task::{CommandConfig, CommandLine, CommandOutput, ReportedStatus};
+use api::worker::{FinishedAttempt, LeasedTask};
 use jiff::Timestamp;
 use serde_json::value::{RawValue, to_raw_value};
 use std::collections::BTreeMap;
@@ -25,9 +25,10 @@ pub async fn carry_out(session: Arc<Session>, task: LeasedTask, taken_back: Canc
         "command" => command(&session, &task, &taken_back).await,
         other => Some(Done::failed(Some(format!("this worker can't run tasks of type {other:?}")))),
     };
+    let mut accepted = false;
     if let Some(done) = done.filter(|_| !taken_back.is_cancelled()) {
-        let report = ResultReport {
-            worker_id: session.config.worker_id.clone(),
+        let report = FinishedAttempt {
+            task_id: task.task_id.clone(),
             token: task.token,
             status: done.status,
             result: done.result,
@@ -37,9 +38,9 @@ pub async fn carry_out(session: Arc<Session>, task: LeasedTask, taken_back: Canc
             resources: done.resources,
         };
         session.reports(task.token);
-        super::report::deliver(&session, &task.task_id, report, &taken_back).await;
+        accepted = super::report::deliver(&session, &task.task_id, report, &taken_back).await;
     }
-    session.release(task.token);
+    session.release(task.token, accepted);
 }
 
 /// What there is to report.

@@ -6,10 +6,13 @@
 #![allow(dead_code)] // Each test program uses its own part.
 
 use api::task::{
-    Attempt, AttemptOutcome, BatchSubmitted, NewBatch, NewTask, ReportedStatus, ResultReport, TaskPage,
-    TaskRecord, TaskStanding, TaskState,
+    Attempt, AttemptOutcome, BatchSubmitted, NewBatch, NewTask, ReportedStatus, TaskPage, TaskRecord,
+    TaskState,
 };
-use api::worker::{Heartbeat, HeartbeatAnswer, LeaseAnswer, LeaseRequest, LeasedTask, Register, Registered};
+use api::worker::{
+    FinishedAttempt, Heartbeat, HeartbeatAnswer, LeaseAnswer, LeaseRequest, LeasedTask, Register, Registered,
+    ResultBatch, ResultVerdict, ResultVerdicts,
+};
 use api::{Client, ErrorCode, Problem};
 use axum::extract::{Path, Query, Request, State};
 use axum::http::StatusCode;
@@ -47,7 +50,7 @@ pub struct Book {
     pub heartbeats: Vec<Heartbeat>,
     pub lease_calls: Vec<LeaseRequest>,
     pub drains: usize,
-    pub results: Vec<(String, ResultReport)>,
+    pub results: Vec<(String, FinishedAttempt)>,
     pub result_calls: usize,
     pub batch_calls: usize,
     pub list_calls: usize,
@@ -128,7 +131,7 @@ impl Fake {
     }
 
     /// The accepted result of a task, once it is there.
-    pub async fn result(&self, task_id: &str) -> ResultReport {
+    pub async fn result(&self, task_id: &str) -> FinishedAttempt {
         let found =
             |book: &mut Book| book.results.iter().find(|(id, _)| id == task_id).map(|(_, r)| r.clone());
         self.until(&format!("the result of {task_id}"), found).await
@@ -212,6 +215,15 @@ impl Book {
         named.iter().copied().filter(|t| self.cancel.contains(t) || !self.leases.contains_key(t)).collect()
     }
 
+    /// The call as results that were accepted since have changed it.
+    fn call_now(&self, call: &LeaseRequest) -> LeaseRequest {
+        let reported = |token: &u64| {
+            !self.cancel.contains(token) && self.results.iter().any(|(_, result)| result.token == *token)
+        };
+        let (done, tokens): (Vec<u64>, Vec<u64>) = call.tokens.iter().partition(|token| reported(token));
+        LeaseRequest { slots: call.slots + done.len() as u32, tokens, ..call.clone() }
+    }
+
     /// Delivers again what is not named, then new tasks up to `slots`.
     fn deliver(&mut self, worker_id: &str, call: &LeaseRequest) -> Vec<LeasedTask> {
         let again = self.deliver_again;
@@ -220,7 +232,8 @@ impl Book {
             .iter()
             .filter(|(token, at)| {
                 let mine = self.tasks[**at].worker_id.as_deref() == Some(worker_id);
-                mine && !self.cancel.contains(token) && (again || !call.tokens.contains(token))
+                let named = call.tokens.contains(token) || call.reporting.contains(token);
+                mine && !self.cancel.contains(token) && (again || !named)
             })
             .map(|(token, at)| leased(&self.tasks[*at], *token))
             .collect();
@@ -254,11 +267,12 @@ impl Book {
         self.tasks[at].state = TaskState::Pending;
     }
 
-    fn accept(&mut self, task_id: &str, report: ResultReport) -> Response {
-        let Some(&at) = self.by_id.get(task_id) else { return problem(ErrorCode::UnknownTask, task_id) };
+    fn accept(&mut self, worker_id: &str, report: FinishedAttempt) -> Result<TaskState, ErrorCode> {
+        let task_id = report.task_id.clone();
+        let Some(&at) = self.by_id.get(&task_id) else { return Err(ErrorCode::UnknownTask) };
         let task = &mut self.tasks[at];
         if task.token != Some(report.token) {
-            return problem(ErrorCode::StaleToken, task_id);
+            return Err(ErrorCode::StaleToken);
         }
         let (state, outcome) = match report.status {
             ReportedStatus::Completed => (TaskState::Completed, AttemptOutcome::Completed),
@@ -271,7 +285,7 @@ impl Book {
             task.finished_at = Some(report.finished_at);
             task.attempts.push(Attempt {
                 attempt: task.attempt,
-                worker_id: report.worker_id.clone(),
+                worker_id: worker_id.to_owned(),
                 token: report.token,
                 assigned_at: report.started_at,
                 started_at: Some(report.started_at),
@@ -280,10 +294,9 @@ impl Book {
                 error: report.error.clone(),
             });
             self.leases.remove(&report.token);
-            self.results.push((task_id.to_owned(), report));
+            self.results.push((task_id, report));
         }
-        let state = self.tasks[at].state;
-        Json(TaskStanding { task_id: task_id.to_owned(), state, index: 1 }).into_response()
+        Ok(self.tasks[at].state)
     }
 }
 
@@ -313,7 +326,7 @@ fn router(book: Arc<Mutex<Book>>) -> Router {
         .route("/api/tasks", get(list))
         .route("/api/tasks/batch", post(batch))
         .route("/api/tasks/{id}", get(task))
-        .route("/api/tasks/{id}/result", post(result))
+        .route("/api/workers/{id}/results", post(results))
         .layer(axum::middleware::from_fn_with_state(book.clone(), refuse_when_silent))
         .with_state(book)
 }
@@ -361,9 +374,10 @@ async fn lease(State(book): Shared, Path(id): Path<String>, Json(body): Json<Lea
             if !book.workers.contains_key(&id) {
                 return problem(ErrorCode::UnknownWorker, &id);
             }
-            let tasks = book.deliver(&id, &body);
-            if !tasks.is_empty() || book.draining || Instant::now() >= deadline {
-                let cancel = book.taken_back(&body.tokens);
+            let call = book.call_now(&body);
+            let tasks = book.deliver(&id, &call);
+            let cancel = book.taken_back(&call.tokens);
+            if !tasks.is_empty() || !cancel.is_empty() || book.draining || Instant::now() >= deadline {
                 return Json(LeaseAnswer { tasks, cancel, draining: book.draining }).into_response();
             }
         }
@@ -378,17 +392,25 @@ async fn drain(State(book): Shared, Path(_): Path<String>) -> Json<Value> {
     Json(json!({}))
 }
 
-async fn result(State(book): Shared, Path(id): Path<String>, Json(body): Json<ResultReport>) -> Response {
+async fn results(State(book): Shared, Path(id): Path<String>, Json(body): Json<ResultBatch>) -> Response {
     let mut book = book.lock();
     book.result_calls += 1;
-    if let Some(refusal) = book.refusal("result") {
-        // A stale token is one whose lease has ended.
-        if refusal.status() == StatusCode::CONFLICT {
-            book.leases.remove(&body.token);
+    let mut verdicts = Vec::new();
+    for report in body.results {
+        let (task_id, token) = (report.task_id.clone(), report.token);
+        let refused = book.refuse.get_mut("result").and_then(VecDeque::pop_front);
+        if refused.is_some_and(|code| code.status() == 422 || code.status() == 413) {
+            return problem(refused.unwrap(), "the test wants it so");
         }
-        return refusal;
+        // A stale token is one whose lease has ended.
+        if refused.is_some_and(|code| code.status() == 409) {
+            book.leases.remove(&token);
+        }
+        let outcome = refused.map_or_else(|| book.accept(&id, report), Err);
+        let problem = outcome.err().map(|code| Problem::new(code, task_id.clone()));
+        verdicts.push(ResultVerdict { task_id, token, state: outcome.ok(), problem });
     }
-    book.accept(&id, body)
+    Json(ResultVerdicts { results: verdicts }).into_response()
 }
 
 async fn batch(State(book): Shared, Json(body): Json<NewBatch>) -> Response {

@@ -1,6 +1,10 @@
 //! The encoding of log entries: golden bytes hold the format down, random ones come back whole.
 
-use coordinator::command::{Batch, Command, DecodeError, ExpireReason, Stamp, TaskSpec, WorkerSpec};
+use api::task::TaskState;
+use coordinator::command::{
+    Batch, Command, DecodeError, ExpireReason, KeyedWrite, RequestKey, RetryFilter, Stamp, TaskSpec,
+    WorkerSpec,
+};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
@@ -10,6 +14,10 @@ fn texts(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 
 fn amounts(pairs: &[(&str, u64)]) -> BTreeMap<String, u64> {
     pairs.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect()
+}
+
+fn filter() -> RetryFilter {
+    RetryFilter { state: TaskState::Failed, kind: Some("noop".into()), worker: None, limit: 300 }
 }
 
 /// One of each command, in the order of the enum.
@@ -26,6 +34,7 @@ fn every_command() -> Vec<Command> {
                 timeout_ms: 600_000,
                 max_retries: 2,
                 retry_backoff_ms: 1000,
+                any_of: vec![texts(&[("gpu", "a")])],
             }],
         },
         Command::Cancel { task_id: "t".into() },
@@ -58,17 +67,23 @@ fn every_command() -> Vec<Command> {
             leases: vec![("t".into(), 7, ExpireReason::Silent), ("u".into(), 8, ExpireReason::TimedOut)],
         },
         Command::WorkerLost { worker_id: "w".into() },
-        Command::Maintenance { enabled: true },
+        Command::Maintenance { enabled: true, by: Some("ann".into()) },
         Command::Checkpoint,
         Command::Evict { before_log_ms: 300, limit: 9 },
         Command::NamedLease { name: "n".into(), holder: "h".into(), ttl_ms: 200 },
         Command::RaiseVersion { to: 300 },
+        Command::ChangeSettings { changes: amounts(&[("lease_ttl_ms", 300)]) },
+        Command::RetryMany { filter: filter() },
+        Command::Keyed {
+            key: RequestKey { key: "k".into(), request_hash: 300, salt: 1 },
+            write: KeyedWrite::RetryMany { filter: filter() },
+        },
     ]
 }
 
 /// What version 1 wrote. A change here is a log that older nodes can't read: add a version instead.
-const GOLDEN: [&str; 15] = [
-    "0001017407636f6d6d616e6405027b7d01026f73056c696e757801036370 75ac02c0cf2402e807",
+const GOLDEN: [&str; 18] = [
+    "0001017407636f6d6d616e6405027b7d01026f73056c696e757801036370 75ac02c0cf2402e8070101036770750161",
     "010174",
     "020174",
     "03017701026f73056c696e75780103637075040201046e6f6f70010168",
@@ -78,11 +93,14 @@ const GOLDEN: [&str; 15] = [
     "07017401770701010131000104010663 70755f6d7305",
     "0802017407000175 0801",
     "090177",
-    "0a01",
+    "0a010103616e6e",
     "0b",
     "0cac0209",
     "0d016e0168c801",
     "0eac02",
+    "0f010c6c656173655f74746c5f6d73ac02",
+    "100401046e6f6f7000ac02",
+    "11016bac0201020401046e6f6f7000ac02",
 ];
 
 fn hex(bytes: &[u8]) -> String {
@@ -156,12 +174,14 @@ fn arb_amounts() -> impl Strategy<Value = BTreeMap<String, u64>> {
 fn arb_task() -> impl Strategy<Value = TaskSpec> {
     let names = (arb_text(), arb_text(), any::<u8>(), arb_text());
     let numbers = (any::<u64>(), any::<u32>(), any::<u64>());
-    (names, arb_texts(), arb_amounts(), numbers).prop_map(
+    let any_of = proptest::collection::vec(arb_texts(), 0..3);
+    (names, arb_texts(), arb_amounts(), numbers, any_of).prop_map(
         |(
             (task_id, kind, priority, config),
             labels,
             resources,
             (timeout_ms, max_retries, retry_backoff_ms),
+            any_of,
         )| {
             TaskSpec {
                 task_id,
@@ -173,9 +193,29 @@ fn arb_task() -> impl Strategy<Value = TaskSpec> {
                 timeout_ms,
                 max_retries,
                 retry_backoff_ms,
+                any_of,
             }
         },
     )
+}
+
+fn arb_filter() -> impl Strategy<Value = RetryFilter> {
+    let state = proptest::sample::select(TaskState::ALL.to_vec());
+    let name = || proptest::option::of(arb_text());
+    (state, name(), name(), any::<u32>()).prop_map(|(state, kind, worker, limit)| RetryFilter {
+        state,
+        kind,
+        worker,
+        limit,
+    })
+}
+
+fn arb_keyed() -> impl Strategy<Value = KeyedWrite> {
+    prop_oneof![
+        proptest::collection::vec(arb_task(), 0..3).prop_map(|tasks| KeyedWrite::Submit { tasks }),
+        arb_text().prop_map(|task_id| KeyedWrite::Retry { task_id }),
+        arb_filter().prop_map(|filter| KeyedWrite::RetryMany { filter }),
+    ]
 }
 
 fn arb_command() -> impl Strategy<Value = Command> {
@@ -220,7 +260,7 @@ fn arb_command() -> impl Strategy<Value = Command> {
         proptest::collection::vec((id(), any::<u64>(), reason), 0..4)
             .prop_map(|leases| Command::Expire { leases }),
         id().prop_map(|worker_id| Command::WorkerLost { worker_id }),
-        any::<bool>().prop_map(|enabled| Command::Maintenance { enabled }),
+        any::<(bool, Option<String>)>().prop_map(|(enabled, by)| Command::Maintenance { enabled, by }),
         Just(Command::Checkpoint),
         (any::<u64>(), any::<u32>())
             .prop_map(|(before_log_ms, limit)| Command::Evict { before_log_ms, limit }),
@@ -228,6 +268,11 @@ fn arb_command() -> impl Strategy<Value = Command> {
             name,
             holder,
             ttl_ms
+        }),
+        arb_amounts().prop_map(|changes| Command::ChangeSettings { changes }),
+        arb_filter().prop_map(|filter| Command::RetryMany { filter }),
+        (id(), any::<u128>(), any::<u128>(), arb_keyed()).prop_map(|(key, request_hash, salt, write)| {
+            Command::Keyed { key: RequestKey { key, request_hash, salt }, write }
         }),
     ]
 }

@@ -67,8 +67,10 @@ macro_rules! scripts {
 }
 
 scripts!(
+    any_of,
     assignment,
     attempts_kept,
+    bulk_retry,
     cancellation,
     checkpoints,
     dedup,
@@ -76,6 +78,7 @@ scripts!(
     effects,
     eviction,
     fencing,
+    idempotency,
     lifecycle,
     lists,
     maintenance,
@@ -84,5 +87,6 @@ scripts!(
     retries,
     scheduler,
     scheduler_retries,
+    settings,
     time,
 );

@@ -3,7 +3,9 @@
 use api::ErrorCode;
 use api::task::TaskState;
 use api::worker::WorkerState;
-use coordinator::command::{Batch, Command, ExpireReason, Reply, Stamp, TaskSpec, WorkerSpec};
+use coordinator::command::{
+    Batch, Command, ExpireReason, KeyedWrite, Reply, RequestKey, RetryFilter, Stamp, TaskSpec, WorkerSpec,
+};
 use coordinator::machine::{Effect, Limits, Machine};
 use coordinator::scheduler::{Offer, plan};
 use proptest::prelude::*;
@@ -29,6 +31,11 @@ enum Step {
     Checkpoint,
     Evict(u16, u8),
     NamedLease(u8, u8, u8),
+    /// Submissions and retries under few keys.
+    Keyed(u8, u8, u8),
+    RetryMany(bool, u8),
+    /// One of some settings.
+    Set(u8, u16),
     Empty,
 }
 
@@ -50,6 +57,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Checkpoint),
         1 => (0u16..800, 0u8..4).prop_map(|(ago, limit)| Step::Evict(ago, limit)),
         2 => (0u8..2, 0u8..3, 0u8..200).prop_map(|(n, h, ttl)| Step::NamedLease(n, h, ttl)),
+        2 => (0u8..4, 0u8..3, 0u8..24).prop_map(|(k, hash, t)| Step::Keyed(k, hash, t)),
+        1 => (any::<bool>(), 0u8..4).prop_map(|(failed, limit)| Step::RetryMany(failed, limit)),
+        1 => (0u8..4, 0u16..2000).prop_map(|(n, value)| Step::Set(n, value)),
         1 => Just(Step::Empty),
     ]
 }
@@ -137,7 +147,7 @@ impl Audit {
                 let reason = if *silent { ExpireReason::Silent } else { ExpireReason::TimedOut };
                 Command::Expire { leases: vec![(lease.task_id, lease.token, reason)] }
             }
-            Step::Maintenance(enabled) => Command::Maintenance { enabled: *enabled },
+            Step::Maintenance(enabled) => Command::Maintenance { enabled: *enabled, by: None },
             Step::Checkpoint => Command::Checkpoint,
             Step::Evict(ago, limit) => Command::Evict {
                 before_log_ms: self.log_ms.saturating_sub(u64::from(*ago)),
@@ -148,6 +158,19 @@ impl Audit {
                 holder: format!("h{holder}"),
                 ttl_ms: u64::from(*ttl),
             },
+            Step::Keyed(key, hash, n) => Command::Keyed {
+                key: RequestKey { key: format!("k{key}"), request_hash: u128::from(*hash), salt: 1 },
+                write: match hash {
+                    0 => KeyedWrite::Submit { tasks: vec![spec(&(*n, 5, 0))] },
+                    1 => KeyedWrite::Retry { task_id: task(n) },
+                    _ => KeyedWrite::RetryMany { filter: retry_filter(true, *n) },
+                },
+            },
+            Step::RetryMany(failed, limit) => Command::RetryMany { filter: retry_filter(*failed, *limit) },
+            Step::Set(n, value) => {
+                let name = ["unfinished_tasks", "workers", "request_keys", "attempts_per_task"][*n as usize];
+                Command::ChangeSettings { changes: BTreeMap::from([(name.into(), u64::from(*value))]) }
+            }
             Step::Empty => {
                 self.index += 1;
                 self.machine.finish_entry(self.index, 1, &[]);
@@ -247,6 +270,11 @@ impl Audit {
     }
 }
 
+fn retry_filter(failed: bool, limit: u8) -> RetryFilter {
+    let state = if failed { TaskState::Failed } else { TaskState::Cancelled };
+    RetryFilter { state, kind: None, worker: None, limit: u32::from(limit) }
+}
+
 fn spec((id, priority, variant): &(u8, u8, u8)) -> TaskSpec {
     let labels =
         if *variant == 1 { BTreeMap::from([("os".into(), "linux".into())]) } else { BTreeMap::new() };
@@ -262,6 +290,11 @@ fn spec((id, priority, variant): &(u8, u8, u8)) -> TaskSpec {
         timeout_ms: 1000,
         max_retries: u32::from(id % 3),
         retry_backoff_ms: u64::from(id % 4) * 100,
+        any_of: if *variant == 5 {
+            vec![BTreeMap::from([("os".into(), "linux".into())])]
+        } else {
+            Vec::new()
+        },
     }
 }
 

@@ -1,8 +1,10 @@
 //! The language of the golden scripts: one command a line, run against a machine.
 
 use api::task::{TaskRecord, TaskState};
-use coordinator::command::{Command, ExpireReason, Reply, Stamp, TaskSpec, WorkerSpec};
-use coordinator::machine::{Effect, Limits, Machine, TaskFilter};
+use coordinator::command::{
+    Command, ExpireReason, KeyedWrite, Reply, RequestKey, RetryFilter, Stamp, TaskSpec, WorkerSpec,
+};
+use coordinator::machine::{Effect, Limits, Machine, SETTINGS, TaskFilter};
 use coordinator::scheduler::{Offer, plan};
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -85,6 +87,11 @@ impl Session {
                     ));
                 }
             }
+            "settings" => self.show_settings(),
+            "keys" => {
+                let keys = self.machine.request_keys();
+                self.print(format!("{keys} keys are remembered"));
+            }
             "queue" => self.show_queue(),
             "plan" => self.plan(rest),
             "memory" => {
@@ -92,7 +99,7 @@ impl Session {
                 self.print(format!("{tasks} tasks in memory, {evicted} evicted"));
             }
             "evictable" => {
-                let verdict = self.machine.evictable(number(rest[0]), usize::MAX);
+                let verdict = self.machine.evictable(number(rest[0]));
                 self.print(verdict);
             }
             "checkpoints" => {
@@ -185,6 +192,16 @@ impl Session {
         }
     }
 
+    /// The settings that are not at their defaults.
+    fn show_settings(&mut self) {
+        let defaults = Limits::default();
+        let limits = self.machine.limits();
+        let changed = SETTINGS.iter().filter(|setting| setting.value(limits) != setting.value(&defaults));
+        let changed: Vec<String> =
+            changed.map(|setting| format!("{}={}", setting.name, setting.value(limits))).collect();
+        self.print(if changed.is_empty() { "all defaults".into() } else { changed.join(" ") });
+    }
+
     fn show_queue(&mut self) {
         let pending = self.machine.pending();
         let mut lines = Vec::new();
@@ -193,10 +210,11 @@ impl Session {
             let tasks: Vec<String> =
                 class.map(|(p, seq)| format!("{}(p{p})", pending.task_id(seq).unwrap())).collect();
             lines.push(format!(
-                "{} {:?} {:?}: {}",
+                "{} {:?} {:?}{}: {}",
                 demand.kind,
                 demand.labels,
                 demand.resources,
+                if demand.any_of.is_empty() { String::new() } else { format!(" {:?}", demand.any_of) },
                 tasks.join(" ")
             ));
         }
@@ -237,6 +255,10 @@ pub fn show_reply(reply: &Reply) -> String {
         Reply::Task { state } => format!("task is {state}"),
         Reply::Done => "done".into(),
         Reply::Count(count) => format!("count {count}"),
+        Reply::Retried { count, more } => format!("{count} retried{}", if *more { ", more fit" } else { "" }),
+        Reply::Repeated { salt, index, reply } => {
+            format!("done before at index {index}, salt {salt}: {}", show_reply(reply))
+        }
         Reply::Lease { epoch } => format!("lease, epoch {epoch}"),
         Reply::Refused { code, detail } => format!("refused {code}: {detail}"),
     }
@@ -294,6 +316,12 @@ fn options(words: &[&str]) -> BTreeMap<String, String> {
     words.iter().filter_map(|w| w.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
 }
 
+/// `a:1,b:2/c:3`: sets of labels.
+fn sets(text: Option<&String>) -> Vec<BTreeMap<String, String>> {
+    let sets = text.into_iter().flat_map(|text| text.split('/'));
+    sets.map(|set| map(Some(&set.to_owned()), str::to_owned)).collect()
+}
+
 /// `a:1,b:2`
 fn map<T>(text: Option<&String>, value: impl Fn(&str) -> T) -> BTreeMap<String, T> {
     let pairs = text.into_iter().flat_map(|text| text.split(',')).filter(|part| !part.is_empty());
@@ -312,6 +340,8 @@ fn limits(words: &[&str]) -> Limits {
             "workers" => limits.workers = value as u32,
             "named_leases" => limits.named_leases = value as u32,
             "checkpoints" => limits.checkpoints = value as u32,
+            "request_keys" => limits.request_keys = value,
+            "request_key_ttl" => limits.request_key_ttl_ms = value,
             other => panic!("no limit `{other}`"),
         }
     }
@@ -331,6 +361,7 @@ pub fn task(words: &[&str]) -> TaskSpec {
         timeout_ms: get("timeout", 600_000),
         max_retries: get("retries", 2) as u32,
         retry_backoff_ms: get("backoff", 1000),
+        any_of: sets(options.get("any")),
     }
 }
 
@@ -370,7 +401,12 @@ fn parse(verb: &str, rest: &[&str]) -> Option<Command> {
             };
             Command::Expire { leases: vec![(first()?, number(rest[1]), reason)] }
         }
-        "maintenance" => Command::Maintenance { enabled: *rest.first()? == "on" },
+        "maintenance" => Command::Maintenance { enabled: *rest.first()? == "on", by: None },
+        "set" => Command::ChangeSettings {
+            changes: options(rest).into_iter().map(|(name, value)| (name, number(&value))).collect(),
+        },
+        "retry_many" => Command::RetryMany { filter: retry_filter(rest) },
+        "keyed" => keyed(rest)?,
         "checkpoint" => Command::Checkpoint,
         "evict" => {
             let options = options(rest);
@@ -383,6 +419,33 @@ fn parse(verb: &str, rest: &[&str]) -> Option<Command> {
             ttl_ms: number(rest.get(2)?),
         },
         _ => return None,
+    })
+}
+
+/// `failed kind=x worker=w limit=3`
+fn retry_filter(rest: &[&str]) -> RetryFilter {
+    let options = options(rest);
+    RetryFilter {
+        state: TaskState::parse(rest[0]).unwrap(),
+        kind: options.get("kind").cloned(),
+        worker: options.get("worker").cloned(),
+        limit: options.get("limit").map_or(1000, |s| number(s) as u32),
+    }
+}
+
+/// `keyed KEY HASH submit a | b`; the salt is the index at which it is tried first.
+fn keyed(rest: &[&str]) -> Option<Command> {
+    let [key, hash, verb, rest @ ..] = rest else { return None };
+    let write = match *verb {
+        "submit" => KeyedWrite::Submit { tasks: rest.split(|word| *word == "|").map(task).collect() },
+        "retry" => KeyedWrite::Retry { task_id: (*rest.first()?).to_owned() },
+        "retry_many" => KeyedWrite::RetryMany { filter: retry_filter(rest) },
+        _ => return None,
+    };
+    let request_hash = u128::from(number(hash));
+    Some(Command::Keyed {
+        key: RequestKey { key: (*key).to_owned(), request_hash, salt: request_hash + 100 },
+        write,
     })
 }
 

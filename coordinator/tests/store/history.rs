@@ -66,6 +66,7 @@ impl History {
             timeout_ms: 1500,
             max_retries: 1,
             retry_backoff_ms: 0,
+            any_of: vec![[("gpu".to_owned(), "a".to_owned())].into()],
         };
         self.apply(&Command::Submit { tasks: vec![task] });
     }

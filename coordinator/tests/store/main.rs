@@ -1,5 +1,6 @@
 //! Tests of the store, on real DuckDB files in temporary folders.
 
+mod chores;
 mod damage;
 mod full_disk;
 mod history;

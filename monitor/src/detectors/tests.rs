@@ -251,6 +251,25 @@ fn divergence_raises_alert() {
     assert_eq!(found.severity, Severity::Critical);
 }
 
+/// A follower was always blamed, whoever differed.
+#[test]
+fn divergence_blames_the_minority() {
+    // Whoever it is, the first one and the leader included.
+    for minority in 1..=3 {
+        let mut scene = Scene::new(3);
+        let (_, findings) = scene.rounds(2, |a| bend_state(a, minority));
+        let found = only(&findings, FaultKind::StateDivergence);
+        assert_eq!(found.nodes, [format!("node-{minority}")]);
+    }
+    let mut scene = Scene::new(5);
+    let (_, findings) = scene.rounds(2, |a| {
+        bend_state(a, 1);
+        bend_state(a, 4);
+    });
+    let found = only(&findings, FaultKind::StateDivergence);
+    assert_eq!(found.nodes, ["node-1", "node-4"]);
+}
+
 #[test]
 fn without_a_majority_nobody_is_blamed() {
     let mut scene = Scene::new(3);

@@ -102,6 +102,7 @@ pub fn healthy(n: usize, of: usize, leader: usize, term: u64, at: Timestamp) -> 
         db: healthy_part(),
         log: healthy_part(),
         state_checksum: StateChecksum {
+            integrity: None,
             checksum: hash("state", applied),
             applied_index: applied,
             term,

@@ -118,7 +118,7 @@ impl Case {
             kind: "command".into(),
             priority: self.priority,
             config: Some(config),
-            requirements: Some(Requirements { labels: self.labels.clone(), resources: BTreeMap::new() }),
+            requirements: Some(Requirements { labels: self.labels.clone(), ..Requirements::default() }),
             timeout_seconds: Some(self.timeout_seconds),
             max_retries: Some(self.retries),
             retry_backoff_seconds: Some(self.backoff_seconds),

@@ -64,6 +64,9 @@ pub struct SubmitCommand {
     /// A label that the worker must have.
     #[arg(long = "label", value_parser = pair, value_name = "KEY=VALUE")]
     pub labels: Vec<(String, String)>,
+    /// A label of which the worker must have at least one; give it twice and more.
+    #[arg(long = "any-label", value_parser = pair, value_name = "KEY=VALUE")]
+    pub any_labels: Vec<(String, String)>,
     /// A resource that the task takes from its worker.
     #[arg(long = "resource", value_parser = amount, value_name = "KEY=NUMBER")]
     pub resources: Vec<(String, u64)>,
@@ -233,6 +236,7 @@ impl SubmitCommand {
         let requirements = Requirements {
             labels: self.labels.iter().cloned().collect(),
             resources: self.resources.iter().cloned().collect(),
+            any_of: self.any_labels.iter().map(|label| std::iter::once(label.clone()).collect()).collect(),
         };
         NewTask {
             task_id: None,

@@ -7,11 +7,11 @@ use crate::http::read::Freshness;
 use crate::http::tasks::{ListQuery, Nothing, Repeated};
 use crate::http::{cluster, node_health, observe, results};
 use api::ErrorCode::{
-    BodyTooLarge, ChangePending, DiskFull, InvalidState, LeaseHeld, Maintenance as InMaintenance,
-    RateLimited, StaleEpoch, StaleToken, TaskIdTaken, Unauthorized, Unavailable, UnknownMember, UnknownTask,
-    UnknownWorker,
+    BodyTooLarge, ChangePending, DiskFull, IdempotencyKeyReused, InvalidState, LeaseHeld,
+    Maintenance as InMaintenance, RateLimited, StaleEpoch, StaleToken, TaskIdTaken, Unauthorized,
+    Unavailable, UnknownMember, UnknownTask, UnknownWorker,
 };
-use api::{access, cluster as wire, task, worker};
+use api::{access, admin as repairs, cluster as wire, task, worker};
 
 pub(super) fn all() -> Vec<Endpoint> {
     [node(), tasks(), workers(), the_cluster(), admin(), access_and_description(), peers()].concat()
@@ -59,7 +59,7 @@ fn tasks() -> Vec<Endpoint> {
             .gives::<task::Submitted>(201, "It is new, and on the disks of a majority.")
             .gives::<Repeated>(200, "The same task was there before; its record.")
             .led()
-            .refuses(&[TaskIdTaken, InMaintenance, DiskFull]),
+            .refuses(&[TaskIdTaken, IdempotencyKeyReused, InMaintenance, DiskFull]),
         get("/api/tasks", VIEW, "Tasks in memory, in order of submission.")
             .query::<ListQuery>()
             .gives::<task::TaskPage>(200, "A page.")
@@ -68,7 +68,7 @@ fn tasks() -> Vec<Endpoint> {
             .takes::<task::NewBatch>()
             .gives::<task::BatchSubmitted>(201, "All are on the disks of a majority.")
             .led()
-            .refuses(&[TaskIdTaken, InMaintenance, DiskFull]),
+            .refuses(&[TaskIdTaken, IdempotencyKeyReused, InMaintenance, DiskFull]),
         get("/api/tasks/{id}", VIEW, "One task with its attempts and its result.")
             .query::<Freshness>()
             .gives::<task::TaskRecord>(200, "The task.")
@@ -83,6 +83,11 @@ fn tasks() -> Vec<Endpoint> {
             .gives::<task::TaskStanding>(200, "Where it stands now.")
             .led()
             .refuses(&[UnknownTask, InvalidState]),
+        post("/api/tasks/retry", OPERATE, "Runs many failed tasks again.")
+            .takes::<task::RetryMany>()
+            .gives::<task::Retried>(200, "How many, and whether there are more.")
+            .led()
+            .refuses(&[IdempotencyKeyReused, DiskFull]),
         post("/api/tasks/{id}/result", WORK, "A worker reports the end of an attempt.")
             .takes::<task::ResultReport>()
             .gives::<task::TaskStanding>(200, "Accepted, or accepted before.")
@@ -113,6 +118,11 @@ fn workers() -> Vec<Endpoint> {
         post("/api/workers/{id}/lease", WORK, "Asks for tasks, by long poll.")
             .takes::<worker::LeaseRequest>()
             .gives::<worker::LeaseAnswer>(200, "What to run.")
+            .led()
+            .refuses(&[UnknownWorker]),
+        post("/api/workers/{id}/results", WORK, "A worker reports the ends of many attempts.")
+            .takes::<worker::ResultBatch>()
+            .gives::<worker::ResultVerdicts>(200, "What became of each.")
             .led()
             .refuses(&[UnknownWorker]),
         post("/api/workers/{id}/drain", WORK_OR_OPERATE, "Lets a worker finish and gives it nothing new.")
@@ -184,16 +194,49 @@ fn admin() -> Vec<Endpoint> {
             .takes::<wire::Rejoin>()
             .gives::<wire::MemberChanged>(202, "It begins anew.")
             .refuses(&[InvalidState, Unavailable]),
-        post("/api/admin/snapshot", OPERATE, "Takes a snapshot now.").takes_json().unbuilt(),
+        repair::<repairs::SnapshotTaken>("/api/admin/snapshot", "Takes a snapshot now."),
+        repair::<repairs::Rebuilt>("/api/admin/rebuild_db", "Makes this node's database again."),
+        repair::<repairs::Verified>("/api/admin/verify", "Checks log, machine and database."),
+        repair::<repairs::Cancelled>("/api/admin/cancel_operations", "Ends what takes too long."),
+        repair::<repairs::CleanedUp>("/api/admin/cleanup_resources", "Frees what can be freed."),
         post("/api/admin/force_sync", OPERATE, "Replaces this node's state by the majority's.")
-            .takes_json()
-            .unbuilt(),
-        post("/api/admin/rebuild_db", OPERATE, "Makes this node's database again.").takes_json().unbuilt(),
-        post("/api/admin/verify", OPERATE, "Compares log, machine and database.").takes_json().unbuilt(),
-        post("/api/admin/cancel_operations", OPERATE, "Ends what takes too long.").takes_json().unbuilt(),
-        post("/api/admin/cleanup_resources", OPERATE, "Frees what can be freed.").takes_json().unbuilt(),
-        get("/api/backup", OPERATE, "A consistent archive, streamed.").unbuilt(),
+            .may_take::<repairs::AdminCall>()
+            .gives::<repairs::ForceSyncStarted>(202, "It has begun.")
+            .refuses(REPAIR_REFUSALS),
+        get("/api/backup", OPERATE, "A consistent archive, streamed.")
+            .query::<Freshness>()
+            .answers(200, "The archive.", Content::Other("application/octet-stream"))
+            .refuses(&[InvalidState, Unavailable, DiskFull]),
+        get("/api/config", OPERATE, "The node's config as it counts now, its secrets removed.").answers(
+            200,
+            "Every key with its value.",
+            Content::AnyJson,
+        ),
+        get("/api/settings", VIEW, "The replicated settings.")
+            .query::<Freshness>()
+            .gives::<wire::Settings>(200, "Each with its value, default and range.")
+            .refuses(&[Unavailable]),
+        change_settings(post),
+        change_settings(put),
     ]
+}
+
+/// What a repair refuses.
+const REPAIR_REFUSALS: &[api::ErrorCode] =
+    &[InvalidState, StaleEpoch, Unavailable, DiskFull, UnknownOutcome, api::ErrorCode::Validation];
+
+fn repair<T: utoipa::ToSchema>(path: &'static str, summary: &'static str) -> Endpoint {
+    post(path, OPERATE, summary)
+        .may_take::<repairs::AdminCall>()
+        .gives::<T>(200, "What was done.")
+        .refuses(REPAIR_REFUSALS)
+}
+
+fn change_settings(method: fn(&'static str, super::Allowed, &'static str) -> Endpoint) -> Endpoint {
+    method("/api/settings", ADMINISTER, "Changes replicated settings; all that are named or none.")
+        .takes_json()
+        .gives::<wire::Settings>(200, "The settings now.")
+        .led()
 }
 
 fn access_and_description() -> Vec<Endpoint> {
@@ -212,7 +255,9 @@ fn access_and_description() -> Vec<Endpoint> {
 
 fn peers() -> Vec<Endpoint> {
     use crate::members::join::JOIN_PATH;
+    use crate::raft::force_sync::SNAPSHOT_NOW_PATH;
     use crate::raft::founding::{FOUND_PATH, IDENTITY_PATH};
+    use crate::raft::history::HISTORY_PATH;
     use crate::raft::snapshots::SNAPSHOT_PATH;
     use crate::raft::transport::CONNECT_PATH;
     vec![
@@ -229,6 +274,13 @@ fn peers() -> Vec<Endpoint> {
             .answers(200, "Taken in.", Content::AnyJson)
             .led()
             .refuses(&[InvalidState, ChangePending]),
+        post(SNAPSHOT_NOW_PATH, Allowed::Peers, "Has a snapshot taken for a peer.")
+            .may_take::<Nothing>()
+            .answers(200, "Its name.", Content::AnyJson)
+            .refuses(&[InvalidState, Unavailable]),
+        get(HISTORY_PATH, Allowed::Peers, "Finished tasks for a peer, as Parquet.")
+            .answers(200, "A file.", Content::Other("application/octet-stream"))
+            .refuses(&[InvalidState, Unavailable]),
         get(SNAPSHOT_PATH, Allowed::Peers, "A snapshot file.").answers(
             200,
             "The file.",

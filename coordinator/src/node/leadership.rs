@@ -1,0 +1,48 @@
+//! Giving leadership away: to somebody, or to anybody before this node ends.
+
+use super::{Node, NodeError};
+use crate::raft::driver::Input;
+use api::cluster::Role;
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+
+/// How long a node that stops tries to hand leadership over.
+const HAND_OVER_LIMIT: Duration = Duration::from_secs(3);
+
+impl Node {
+    /// Gives up leadership; done once another leads, refused when that takes too long.
+    pub async fn transfer(&self, to: Option<&str>) -> Result<(), NodeError> {
+        let running = self.shared.running.read().clone();
+        let Some(running) = running else { return Err(NodeError::NoLeader) };
+        let target = match to {
+            None => None,
+            Some(name) => Some(self.shared.roster.id_of(name).ok_or(NodeError::NoLeader)?),
+        };
+        let (reply, taken) = oneshot::channel();
+        running.inbox.tell(Input::Transfer(target, reply));
+        taken.await.unwrap_or(Err(NodeError::NoLeader))?;
+        let mut view = self.watch();
+        let own = self.node_id().to_owned();
+        let handed = view.wait_for(|v| v.leader.as_ref().is_some_and(|l| *l != own));
+        match tokio::time::timeout(Duration::from_secs(2), handed).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(NodeError::Overloaded),
+        }
+    }
+
+    /// Gives leadership away if this node leads. The node goes on as a follower, so that what was
+    /// proposed here gets its answer.
+    pub async fn hand_over(&self) {
+        let deadline = Instant::now() + HAND_OVER_LIMIT;
+        while self.view().role == Role::Leader && self.members().0.len() > 1 {
+            match self.transfer(None).await {
+                Ok(()) => return,
+                Err(error) if Instant::now() >= deadline => {
+                    tracing::warn!(%error, "nobody took leadership over; the others will elect one of them");
+                    return;
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    }
+}

@@ -1,0 +1,495 @@
+//! Forced synchronisation: this node's state is replaced by that of the majority, and its
+//! identity, vote and log stay.
+//!
+//! It is done in two steps. *Prepare*, while the node stays up in whatever role: the peers are
+//! asked for their checksums; where a majority of the voters agrees at one index, one of them
+//! writes a snapshot, which is fetched into a folder of its own, read whole and compared with
+//! what the majority said. *Finish*, at the start that follows (the process replaces itself),
+//! before anything is open: the log engine names the new snapshot in one synced batch, then
+//! database and old snapshot go into quarantine.
+//!
+//! Only where the log itself is damaged, or its chain is not the majority's, the node can't keep
+//! it: then log and snapshots go into quarantine, and it comes back as a new incarnation,
+//! which the cluster takes in like a new node.
+//!
+//! Invariants:
+//! - Nothing is touched before what replaces it lies here, verified.
+//! - A crash anywhere leaves the plan or its end; the next start goes on from there.
+//! - One request is done once. A flag that stays on the command line is no new request.
+
+use super::identity::Identity;
+use super::log::RaftLog;
+use super::log_end::{self, LogEnd};
+use super::peer_http::PeerHttp;
+use super::snapshots::{SnapshotName, Snapshots};
+use crate::config::Config;
+use crate::machine::Machine;
+use crate::node::Node;
+use crate::operations::Operation;
+use crate::quarantine::quarantine;
+use api::cluster::{StateChecksum, Status};
+use raft::eraftpb::Snapshot;
+use serde::{Deserialize, Serialize};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The path on which a peer is asked for a snapshot of this moment.
+pub const SNAPSHOT_NOW_PATH: &str = "/raft/snapshot";
+/// How long a peer may take to write one.
+pub const SNAPSHOT_LIMIT: Duration = Duration::from_secs(300);
+/// How often the majority is asked for.
+const ROUNDS: u32 = 30;
+const BETWEEN_ROUNDS: Duration = Duration::from_secs(1);
+
+/// What is to be done at the next start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Plan {
+    version: u32,
+    snapshot: SnapshotName,
+    /// Who gave it.
+    source: String,
+    /// On whose word: node ids, index, checksum.
+    majority: Agreed,
+    /// The log can't be kept, and why.
+    new_incarnation: Option<String>,
+    /// Why it was asked for.
+    why: String,
+}
+
+/// What was done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Done {
+    /// The request was the flag on the command line.
+    flag: bool,
+    snapshot_index: u64,
+    source: String,
+    quarantined: Option<String>,
+    at: jiff::Timestamp,
+}
+
+/// What a majority agrees on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Agreed {
+    /// Node ids.
+    pub nodes: Vec<String>,
+    /// The index that all of them passed.
+    pub index: u64,
+    /// Their checksum there.
+    pub checksum: String,
+    /// Their log chain there.
+    pub log_chain: String,
+}
+
+fn folder(data_dir: &Path) -> PathBuf {
+    data_dir.join("force_sync")
+}
+
+fn read<T: serde::de::DeserializeOwned>(data_dir: &Path, file: &str) -> Result<Option<T>, String> {
+    let path = folder(data_dir).join(file);
+    match std::fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|e| format!("{}: {e}", path.display())),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(format!("{}: {e}", path.display())),
+    }
+}
+
+fn write(data_dir: &Path, file: &str, content: &impl Serialize) -> Result<(), String> {
+    let (folder, path) = (folder(data_dir), folder(data_dir).join(file));
+    let written = (|| {
+        std::fs::create_dir_all(&folder)?;
+        let part = path.with_extension("part");
+        let mut out = std::fs::File::create(&part)?;
+        out.write_all(&serde_json::to_vec_pretty(content)?)?;
+        out.sync_all()?;
+        std::fs::rename(&part, &path)?;
+        std::fs::File::open(&folder)?.sync_all()
+    })();
+    written.map_err(|e: std::io::Error| format!("{}: {e}", path.display()))
+}
+
+fn remove(data_dir: &Path, file: &str) -> Result<(), String> {
+    let path = folder(data_dir).join(file);
+    match std::fs::remove_file(&path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(format!("{}: {e}", path.display())),
+        _ => Ok(()),
+    }
+}
+
+/// True where the flag on the command line is a request that was not done yet. A start without
+/// the flag makes the next one with it a new request.
+pub fn asked_by_flag(data_dir: &Path, flag: bool) -> Result<bool, String> {
+    let done: Option<Done> = read(data_dir, "done.json")?;
+    match (flag, done) {
+        (true, Some(Done { flag: true, at, .. })) => {
+            tracing::warn!(%at, "--force-sync was done already and is not repeated; take it off the command line");
+            Ok(false)
+        }
+        (true, _) => Ok(true),
+        (false, Some(done)) if done.flag => remove(data_dir, "done.json").map(|()| false),
+        (false, _) => Ok(false),
+    }
+}
+
+/// PURE. The newest index at which more than half of `voters` agree.
+pub fn majority(voters: usize, told: &[(String, StateChecksum)]) -> Result<Agreed, String> {
+    let mut points = Vec::new();
+    for (node, sums) in told {
+        points.push((sums.applied_index, &sums.checksum, &sums.log_chain, node));
+        points.extend(sums.checkpoints.iter().map(|c| (c.index, &c.checksum, &c.log_chain, node)));
+    }
+    points.sort();
+    points.dedup();
+    let mut best: Option<Agreed> = None;
+    let mut at = 0;
+    while at < points.len() {
+        let (index, checksum, log_chain, _) = points[at];
+        let alike: Vec<_> =
+            points[at..].iter().take_while(|p| (p.0, p.1, p.2) == (index, checksum, log_chain)).collect();
+        at += alike.len();
+        if alike.len() * 2 > voters {
+            let nodes = alike.iter().map(|p| p.3.clone()).collect();
+            best = Some(Agreed { nodes, index, checksum: checksum.clone(), log_chain: log_chain.clone() });
+        }
+    }
+    best.ok_or_else(|| {
+        let names: Vec<&str> = told.iter().map(|(node, _)| node.as_str()).collect();
+        format!(
+            "no majority of the {voters} voters agrees on a state at one index (answers came from: {}); nothing is replaced",
+            if names.is_empty() { "nobody".to_owned() } else { names.join(", ") }
+        )
+    })
+}
+
+/// PURE. Why this node's log can't be kept beside the majority's state, if so.
+fn log_differs(own: &StateChecksum, agreed: &Agreed) -> Option<String> {
+    let mut points = own.checkpoints.iter().map(|c| (c.index, &c.log_chain)).collect::<Vec<_>>();
+    points.push((own.applied_index, &own.log_chain));
+    let (_, chain) = points.into_iter().find(|(index, _)| *index == agreed.index)?;
+    (*chain != agreed.log_chain).then(|| {
+        format!(
+            "at index {} this node's log chain is {chain}, the majority's {}",
+            agreed.index, agreed.log_chain
+        )
+    })
+}
+
+/// Asks the peers, fetches and verifies the majority's state, and leaves the plan for the next
+/// start.
+pub async fn prepare(node: &Node, config: &Config, why: &str, operation: &Operation) -> Result<(), String> {
+    let http = PeerHttp::new(node.outbound()?);
+    let mut last = String::new();
+    for _ in 0..ROUNDS {
+        let work = attempt(node, config, why, operation, &http);
+        let outcome = tokio::select! {
+            outcome = work => outcome,
+            () = operation.token().cancelled() => return Err("it was cancelled; nothing was changed".into()),
+        };
+        match outcome {
+            Ok(()) => return Ok(()),
+            Err(why) => {
+                operation.says(format!("trying again: {why}"));
+                if why != last {
+                    tracing::warn!(why, "the majority's state could not be had yet");
+                }
+                last = why;
+            }
+        }
+        tokio::time::sleep(BETWEEN_ROUNDS).await;
+    }
+    Err(last)
+}
+
+async fn attempt(
+    node: &Node,
+    config: &Config,
+    why: &str,
+    operation: &Operation,
+    http: &PeerHttp,
+) -> Result<(), String> {
+    operation.says("asking the peers for their checksums");
+    let (voters, told, leader) = ask(node, config, http).await?;
+    let agreed = majority(voters, &told)?;
+    let source =
+        agreed.nodes.iter().find(|id| leader.as_ref() == Some(id)).unwrap_or(&agreed.nodes[0]).clone();
+    let address = address_of(node, config, &source).ok_or(format!("the address of {source} is not known"))?;
+    operation.says(format!("{source} writes a snapshot"));
+    let body = serde_json::json!({});
+    let name: SnapshotName = http.post(&address, SNAPSHOT_NOW_PATH, &body, SNAPSHOT_LIMIT).await?;
+    if name.index < agreed.index {
+        return Err(format!("{source} gave a snapshot of index {}, older than {}", name.index, agreed.index));
+    }
+    operation.says(format!("fetching the state of {source} at index {}, {} bytes", name.index, name.bytes));
+    let snapshots = Snapshots::new(&folder(&config.data_dir));
+    snapshots.fetch(http, &address, &name).await.map_err(|e| e.to_string())?;
+    let (reader, wanted) = (snapshots.clone(), name.clone());
+    let machine = tokio::task::spawn_blocking(move || reader.read(&wanted).map_err(|e| e.to_string()));
+    let machine = machine.await.map_err(|e| e.to_string())??;
+    confirm(&machine, &agreed)?;
+    let own = node.machine().state_checksum();
+    let log_folder = config.data_dir.join("raft");
+    let judged = tokio::task::spawn_blocking(move || log_end::judge(&log_folder));
+    let damaged = match judged.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())? {
+        LogEnd::Damaged { file, offset, why } => Some(format!("{} at byte {offset}: {why}", file.display())),
+        LogEnd::Whole | LogEnd::Torn { .. } => None,
+    };
+    let plan = Plan {
+        version: 1,
+        snapshot: name,
+        source,
+        new_incarnation: damaged.or_else(|| log_differs(&own, &agreed)),
+        majority: agreed,
+        why: why.to_owned(),
+    };
+    write(&config.data_dir, "plan.json", &plan)
+}
+
+/// The snapshot is that of the majority: it remembers what they said.
+fn confirm(machine: &Machine, agreed: &Agreed) -> Result<(), String> {
+    let sums = machine.state_checksum();
+    let now = sums.applied_index == agreed.index
+        && sums.checksum == agreed.checksum
+        && sums.log_chain == agreed.log_chain;
+    let then = sums
+        .checkpoints
+        .iter()
+        .any(|c| c.index == agreed.index && c.checksum == agreed.checksum && c.log_chain == agreed.log_chain);
+    match now || then {
+        true => Ok(()),
+        false => Err(format!(
+            "the snapshot of index {} does not remember checksum {} at index {}, on which the majority agrees",
+            sums.applied_index, agreed.checksum, agreed.index
+        )),
+    }
+}
+
+type Told = (usize, Vec<(String, StateChecksum)>, Option<String>);
+
+/// How many voters there are, what the others say, and who leads.
+async fn ask(node: &Node, config: &Config, http: &PeerHttp) -> Result<Told, String> {
+    let own_id = node.node_id().to_owned();
+    let mut addresses: Vec<String> = config.peers.iter().map(crate::config::Peer::address).collect();
+    addresses
+        .extend(node.members().0.iter().filter(|id| **id != own_id).filter_map(|id| node.address_of(id)));
+    addresses.sort();
+    addresses.dedup();
+    let (mut told, mut voters, mut leader, mut term) = (Vec::new(), Vec::new(), None, 0);
+    let mut clusters = Vec::new();
+    for address in addresses {
+        let Ok(status) = http.get::<Status>(&address, "/api/status").await else { continue };
+        if status.node_id == own_id || told.iter().any(|(id, _)| *id == status.node_id) {
+            continue;
+        }
+        let Ok(sums) = http.get::<StateChecksum>(&address, "/api/health/state_checksum").await else {
+            continue;
+        };
+        clusters.extend(status.cluster_id);
+        if status.term >= term && status.current_leader.is_some() {
+            (term, leader) = (status.term, status.current_leader);
+        }
+        if status.voters.len() > voters.len() {
+            voters = status.voters;
+        }
+        told.push((status.node_id, sums));
+    }
+    clusters.extend(node.cluster_id());
+    clusters.sort();
+    clusters.dedup();
+    if clusters.len() > 1 {
+        return Err(format!(
+            "the peers belong to different clusters ({}); nothing is replaced",
+            clusters.join(", ")
+        ));
+    }
+    told.retain(|(id, _)| voters.contains(id));
+    Ok((voters.len().max(node.members().0.len()), told, leader))
+}
+
+fn address_of(node: &Node, config: &Config, node_id: &str) -> Option<String> {
+    let configured = config.peers.iter().find(|peer| peer.id.as_deref() == Some(node_id));
+    node.address_of(node_id).or_else(|| configured.map(crate::config::Peer::address))
+}
+
+/// What the start has to go on with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finished {
+    /// There was no plan, or it came to nothing; everything is as it was.
+    Nothing,
+    /// The state was replaced.
+    Swapped,
+    /// The node is a new one and joins its cluster like one.
+    NewIncarnation,
+}
+
+/// Carries out the plan that lies there, if any. Nothing else may be open.
+pub fn finish(config: &Config, identity: &mut Identity, flag: bool) -> Result<Finished, String> {
+    let data_dir = &config.data_dir;
+    let Some(plan) = read::<Plan>(data_dir, "plan.json")? else { return Ok(Finished::Nothing) };
+    let own = Snapshots::new(data_dir);
+    let fetched = Snapshots::new(&folder(data_dir));
+    let name = &plan.snapshot;
+    let (from, to) = match (fetched.path(&name.file), own.path(&name.file)) {
+        (Some(from), Some(to)) => (from, to),
+        _ => return Err(format!("the plan names `{}`, which is no snapshot", name.file)),
+    };
+    let finished = match &plan.new_incarnation {
+        Some(_) => Finished::NewIncarnation,
+        None => match log_end::judge(&data_dir.join("raft")).map_err(|e| e.to_string())? {
+            LogEnd::Whole => Finished::Swapped,
+            LogEnd::Damaged { .. } => Finished::NewIncarnation,
+            LogEnd::Torn { .. } => {
+                tracing::warn!(
+                    "the log's end was torn meanwhile; the node catches up first, ask for the synchronisation again"
+                );
+                remove(data_dir, "plan.json")?;
+                return Ok(Finished::Nothing);
+            }
+        },
+    };
+    let db = config.db_path();
+    let mut leaving = vec![db.clone(), with_suffix(&db, ".wal"), with_suffix(&db, ".history-wanted")];
+    if finished == Finished::NewIncarnation {
+        // Log and snapshots go into quarantine with it; the database stays.
+        leaving.clear();
+        identity.renew(&plan.why).map_err(|e| e.to_string())?;
+    } else {
+        if from.exists() {
+            fetched.read(name).map_err(|e| e.to_string())?;
+            std::fs::create_dir_all(data_dir.join("snapshots")).map_err(|e| e.to_string())?;
+            // An old file of that name, of the same index, is the one to be replaced.
+            if to.exists() {
+                let moved = with_suffix(&to, ".replaced");
+                std::fs::rename(&to, &moved).map_err(|e| format!("{}: {e}", to.display()))?;
+            }
+            std::fs::rename(&from, &to).map_err(|e| format!("{}: {e}", to.display()))?;
+            let folder = std::fs::File::open(data_dir.join("snapshots")).and_then(|f| f.sync_all());
+            folder.map_err(|e| e.to_string())?;
+        }
+        let machine = own.read(name).map_err(|e| e.to_string())?;
+        let log = RaftLog::open(&data_dir.join("raft")).map_err(|e| e.to_string())?;
+        log.replace_state(&named(name, &machine))?;
+        drop(log);
+        leaving.extend(others(&data_dir.join("snapshots"), &name.file));
+    }
+    let root = data_dir.join("quarantine");
+    let why = format!("replaced by the state of {} at index {}: {}", plan.source, name.index, plan.why);
+    let moved = quarantine(&leaving, &root, "force-sync", &why).map_err(|e| format!("quarantine: {e}"))?;
+    let quarantined = moved.map(|path| path.display().to_string());
+    let (source, at) = (plan.source.clone(), jiff::Timestamp::now());
+    write(data_dir, "done.json", &Done { flag, snapshot_index: name.index, source, quarantined, at })?;
+    remove(data_dir, "plan.json")?;
+    tracing::info!(
+        source = %plan.source,
+        index = name.index,
+        agreed = ?plan.majority.nodes,
+        new_incarnation = finished == Finished::NewIncarnation,
+        "the state was replaced by that of the majority; what was there is in quarantine"
+    );
+    Ok(finished)
+}
+
+/// Raft's own message about the snapshot.
+fn named(name: &SnapshotName, machine: &Machine) -> Snapshot {
+    let mut snapshot = Snapshot::default();
+    let metadata = snapshot.mut_metadata();
+    (metadata.index, metadata.term) = (name.index, name.term);
+    metadata.set_conf_state(machine.members().conf_state());
+    snapshot.data = serde_json::to_vec(name).unwrap_or_default().into();
+    snapshot
+}
+
+/// The other files of the snapshot folder.
+fn others(folder: &Path, keep: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.path())
+        .filter(|path| path.file_name().is_some_and(|name| name != keep))
+        .collect()
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use api::cluster::CheckpointRecord;
+
+    fn sums(points: &[(u64, &str)]) -> StateChecksum {
+        let (last, before) = points.split_last().unwrap();
+        let record = |(index, text): &(u64, &str)| CheckpointRecord {
+            index: *index,
+            checksum: (*text).into(),
+            log_chain: format!("log-{index}"),
+        };
+        StateChecksum {
+            checksum: last.1.into(),
+            applied_index: last.0,
+            term: 1,
+            log_chain: format!("log-{}", last.0),
+            checkpoints: before.iter().map(record).collect(),
+            integrity: None,
+        }
+    }
+
+    fn told(nodes: &[(&str, &[(u64, &str)])]) -> Vec<(String, StateChecksum)> {
+        nodes.iter().map(|(id, points)| ((*id).to_owned(), sums(points))).collect()
+    }
+
+    #[test]
+    fn divergence_blames_the_minority() {
+        let told = told(&[
+            ("n2", &[(256, "a"), (512, "b"), (600, "c")]),
+            ("n3", &[(256, "a"), (512, "b"), (700, "d")]),
+        ]);
+        let agreed = majority(3, &told).unwrap();
+        assert_eq!((agreed.index, agreed.checksum.as_str()), (512, "b"));
+        assert_eq!(agreed.nodes, ["n2", "n3"]);
+    }
+
+    #[test]
+    fn without_a_majority_nothing_is_replaced() {
+        let one = told(&[("n2", &[(256, "a"), (512, "b")])]);
+        assert!(majority(3, &one).unwrap_err().contains("no majority of the 3 voters"));
+        let differ = told(&[("n2", &[(256, "a"), (512, "b")]), ("n3", &[(256, "x"), (512, "y")])]);
+        assert!(majority(3, &differ).is_err());
+        assert!(majority(3, &[]).unwrap_err().contains("nobody"));
+        // One node's checkpoint and present state at one index are one voice.
+        let twice = told(&[("n2", &[(512, "b"), (512, "b")])]);
+        assert!(majority(3, &twice).is_err());
+    }
+
+    #[test]
+    fn a_log_of_another_chain_is_not_kept() {
+        let agreed = majority(3, &told(&[("n2", &[(512, "b")]), ("n3", &[(512, "b")])])).unwrap();
+        assert_eq!(log_differs(&sums(&[(512, "other state")]), &agreed), None);
+        assert_eq!(log_differs(&sums(&[(511, "other state")]), &agreed), None);
+        let mut own = sums(&[(512, "b")]);
+        own.log_chain = "torn".into();
+        assert!(log_differs(&own, &agreed).unwrap().contains("torn"));
+    }
+
+    #[test]
+    fn a_flag_that_stays_is_no_new_request() {
+        let folder = tempfile::tempdir().unwrap();
+        let data_dir = folder.path();
+        assert!(asked_by_flag(data_dir, true).unwrap());
+        let done = |flag| Done {
+            flag,
+            snapshot_index: 7,
+            source: "n2".into(),
+            quarantined: None,
+            at: jiff::Timestamp::now(),
+        };
+        write(data_dir, "done.json", &done(false)).unwrap();
+        assert!(asked_by_flag(data_dir, true).unwrap(), "another request was done before");
+        write(data_dir, "done.json", &done(true)).unwrap();
+        assert!(!asked_by_flag(data_dir, true).unwrap());
+        assert!(!asked_by_flag(data_dir, true).unwrap());
+        assert!(!asked_by_flag(data_dir, false).unwrap());
+        assert!(asked_by_flag(data_dir, true).unwrap(), "it was off in between");
+    }
+}

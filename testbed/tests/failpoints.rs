@@ -1,0 +1,98 @@
+//! Every point at which a coordinator can be ended is reached, and whatever the step behind it,
+//! nothing acknowledged is lost and nothing is doubled.
+//!
+//! These tests build the program with failpoints themselves, so that they never run an old one.
+
+use std::time::Duration;
+use testbed::binaries::Binaries;
+use testbed::chaos::points::{self, Point, When};
+use testbed::cluster::READY_LIMIT;
+use testbed::load::Writers;
+use testbed::{Cluster, judge, wait};
+
+const NODES: usize = 3;
+const PACE: Duration = Duration::from_millis(10);
+const PROGRESS_LIMIT: Duration = Duration::from_secs(60);
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime")
+}
+
+async fn await_progress(writers: &Writers, before: &str) {
+    let goal = writers.acknowledged() + 10;
+    let what = format!("10 acknowledgements before {before}");
+    let awaited = wait::until(&what, PROGRESS_LIMIT, || async {
+        let now = writers.acknowledged();
+        if now >= goal { Ok(()) } else { Err(format!("{now} of {goal}")) }
+    });
+    awaited.await.unwrap();
+}
+
+#[test]
+fn every_point_is_reached_and_nothing_acknowledged_is_lost() {
+    runtime().block_on(async {
+        let binaries = points::build().unwrap();
+        let mut points = points::list(&binaries).unwrap();
+        points.retain(|p| p.when != When::Founding);
+        let mut cluster = points::prepare(NODES, binaries).unwrap();
+        cluster.start_all().await.unwrap();
+        cluster.start_worker("zone=a", 4).await.unwrap();
+        cluster.start_worker("zone=b", 4).await.unwrap();
+        let writers = Writers::start(&cluster.addresses(), 4, PACE, judge::task).unwrap();
+        for (number, point) in points.iter().enumerate() {
+            await_progress(&writers, &point.name).await;
+            let leader = cluster.leader(READY_LIMIT).await.unwrap();
+            // Leader and followers in turn; votes and snapshots of peers are a follower's.
+            let of_follower = point.when == When::Install || point.name.starts_with("hard_state");
+            let victim = if of_follower || number % 2 == 0 { (leader + 1) % NODES } else { leader };
+            println!("{} at {}", cluster.place(victim).id, point.name);
+            points::end_at(&mut cluster, victim, point).await.unwrap();
+            cluster.start_node(victim).unwrap();
+            cluster.wait_ready(victim, READY_LIMIT).await.unwrap();
+        }
+        await_progress(&writers, "the end").await;
+        let told = writers.finish().await;
+        let client = cluster.client().unwrap().with_deadline(READY_LIMIT);
+        judge::await_drained(&client).await.unwrap();
+        let verdict = judge::tasks(&client, &told).await.unwrap();
+        assert!(verdict.is_clean(), "{verdict:#?}");
+        assert_eq!(judge::checksums(&cluster, &told).await.unwrap(), Vec::<String>::new());
+    });
+}
+
+/// Founds a cluster of which `victim` ends at `point`, and sees it come to be all the same.
+async fn found(binaries: Binaries, victim: usize, point: &Point) {
+    let mut cluster = points::prepare(NODES, binaries).unwrap();
+    points::arm(&cluster, victim, &point.name).unwrap();
+    for index in 0..NODES {
+        cluster.start_node(index).unwrap();
+    }
+    points::await_end(&mut cluster, victim, &point.name, false).await.unwrap();
+    points::disarm(&cluster, victim);
+    cluster.start_node(victim).unwrap();
+    cluster.wait_all_ready(READY_LIMIT).await.unwrap();
+    one_cluster(&cluster).await;
+}
+
+async fn one_cluster(cluster: &Cluster) {
+    let mut ids = Vec::new();
+    for index in 0..cluster.len() {
+        ids.push(cluster.status(index).await.unwrap().cluster_id);
+    }
+    assert!(ids[0].is_some() && ids.windows(2).all(|pair| pair[0] == pair[1]), "{ids:?}");
+}
+
+#[test]
+fn a_cluster_is_founded_once_whoever_ends_in_between() {
+    runtime().block_on(async {
+        let binaries = points::build().unwrap();
+        let points = points::list(&binaries).unwrap();
+        // node-1 founds, node-2 accepts.
+        for point in points.iter().filter(|p| p.when == When::Founding) {
+            for victim in [0, 1] {
+                println!("node-{} at {}", victim + 1, point.name);
+                found(binaries.clone(), victim, point).await;
+            }
+        }
+    });
+}
