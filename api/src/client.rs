@@ -237,7 +237,8 @@ impl Client {
     pub async fn download(&self, path: &str, silence: Duration) -> Result<reqwest::Response, ClientError> {
         let mut last = ClientError::NoAddress;
         for address in &self.shared.addresses {
-            let sent = self.http.get(format!("http://{address}{path}")).send();
+            let url = format!("{}://{address}{path}", crate::http::scheme(self.secure));
+            let sent = self.access.authorize(self.http.get(url)).send();
             last = match tokio::time::timeout(silence, sent).await {
                 Ok(Ok(answer)) if answer.status().is_success() => return Ok(answer),
                 Ok(Ok(answer)) => {
