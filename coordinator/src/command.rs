@@ -307,7 +307,7 @@ pub enum DecodeError {
 
 impl Command {
     /// How many kinds of commands this program knows.
-    pub const KINDS: u32 = 15;
+    pub const KINDS: u32 = 18;
 
     /// The bytes that go into a batch.
     pub fn encode(&self) -> Vec<u8> {

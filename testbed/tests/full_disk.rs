@@ -174,7 +174,7 @@ fn a_cluster_with_full_disks_refuses_writes_serves_reads_and_comes_back() {
         return;
     }
     runtime().block_on(async {
-        let mut cluster = cluster_on_small_disks().await;
+        let cluster = cluster_on_small_disks().await;
         let client = cluster.client().unwrap().with_deadline(LIMIT);
         let mut written = Vec::new();
         for number in 0..20 {

@@ -199,7 +199,7 @@ fn force_sync_replaces_the_state_and_keeps_identity_and_log() {
         whole_database(&cluster, victim, 20).await;
         write(&cluster.client().unwrap(), "after").await;
         equal_checksums(&cluster).await;
-        let data_dir = &cluster.place(victim).data_dir;
+        let data_dir = cluster.place(victim).data_dir.clone();
         let moved = data_dir.join("quarantine").read_dir().unwrap().map(|e| e.unwrap().path());
         let manifest = moved.map(|folder| folder.join("manifest.json")).find(|path| path.exists()).unwrap();
         let manifest: Value = serde_json::from_slice(&std::fs::read(manifest).unwrap()).unwrap();

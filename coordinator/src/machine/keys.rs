@@ -29,7 +29,7 @@ enum Answer {
 
 /// A request that was done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct DoneRequest {
+pub(crate) struct DoneRequest {
     request_hash: u128,
     salt: u128,
     index: u64,

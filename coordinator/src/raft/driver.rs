@@ -213,7 +213,7 @@ impl<O: OlderEntries> Driver<O> {
             next_tick = self.tick(&mut waiting, next_tick);
             self.propose(&mut waiting);
             let turn = self.replica.turn();
-            self.set_pulse();
+            self.set_pulse(waiting.trouble);
             self.hand_out(turn, &mut waiting);
             self.publish(&mut waiting);
             self.turns.fetch_add(1, Ordering::Relaxed);
@@ -473,7 +473,7 @@ impl<O: OlderEntries> Driver<O> {
 
     /// Goes before the turn's messages: a suspect peer must not be told a last index below what
     /// this leader has sent already.
-    fn set_pulse(&self) {
+    fn set_pulse(&self, trouble: Trouble) {
         let standing = self.replica.standing();
         let end = self.replica.log_end();
         self.transport.set_pulse(Pulse {
@@ -483,7 +483,7 @@ impl<O: OlderEntries> Driver<O> {
             term: standing.term,
             last_index: end.index,
             last_term: end.term,
-            trouble: waiting.trouble,
+            trouble,
         });
     }
 

@@ -175,6 +175,7 @@ fn task(task_id: &str) -> TaskSpec {
         timeout_ms: 1000,
         max_retries: 2,
         retry_backoff_ms: 100,
+        any_of: Vec::new(),
     }
 }
 

@@ -255,7 +255,7 @@ impl World {
 
     fn transfer(&mut self, at: usize) {
         let Some(running) = &mut self.nodes[at].running else { return };
-        if let Some(to) = running.replica.best_transferee()
+        if let Some(to) = running.replica.best_transferee(|_| true)
             && running.replica.transfer_to(to).is_ok()
         {
             self.faults.count("leadership handed over");

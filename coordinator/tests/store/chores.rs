@@ -20,6 +20,9 @@ fn filled(folder: &Path) -> Store {
     store
 }
 
+/// What is done to a file's bytes.
+type Damage = fn(&mut Vec<u8>);
+
 #[test]
 fn a_peers_history_is_taken_in_once() {
     let folder = tempfile::tempdir().unwrap();
@@ -119,7 +122,7 @@ fn results_leave_as_parquet() {
 fn a_file_that_is_damaged_while_it_is_open_is_seen() {
     let flip = |bytes: &mut Vec<u8>| bytes[12_288 + 300..].iter_mut().step_by(97).for_each(|b| *b ^= 0x41);
     let cut = |bytes: &mut Vec<u8>| bytes.truncate(8192);
-    let damages: [(&str, Option<fn(&mut Vec<u8>)>); 4] =
+    let damages: [(&str, Option<Damage>); 4] =
         [("none", Some(|_| ())), ("flipped", Some(flip)), ("cut", Some(cut)), ("deleted", None)];
     for (name, damage) in damages {
         let folder = tempfile::tempdir().unwrap();

@@ -86,9 +86,10 @@ async fn a_backup_becomes_another_cluster_with_the_same_tasks() {
     let lease = again.post("/api/leases/lock", json!({"holder": "other", "ttl_ms": 1000})).await;
     assert_eq!(lease.status, 200, "{}", lease.body);
     assert!(lease.body["epoch"].as_u64().unwrap() > old_token + (1 << 39), "{}", lease.body);
-    let machine = again.app.node.machine();
-    assert_eq!(machine.checksum(), machine.recompute_checksum());
-    drop(machine);
+    {
+        let machine = again.app.node.machine();
+        assert_eq!(machine.checksum(), machine.recompute_checksum());
+    }
     // An old worker's result is nobody's.
     let late = json!({"worker_id": "w", "token": old_token, "status": "completed", "result": 1,
         "started_at": "2026-01-01T00:00:00Z", "finished_at": "2026-01-01T00:00:01Z"});
