@@ -48,7 +48,8 @@ fn request_to(row: &Endpoint, token: Option<&str>) -> Request<Body> {
         .replace("{id}", "x")
         .replace("{name}", "x")
         .replace("{node_id}", "n1")
-        .replace("{file}", "x");
+        .replace("{file}", "x")
+        .replace("{table}", "tasks");
     request(row.method, &path, token, row.body.map(|_| json!({})))
 }
 
