@@ -248,7 +248,7 @@ fn flip_bits(folder: &Path, ending: &str) {
     let mut flipped = 0;
     for entry in std::fs::read_dir(folder).unwrap().flatten() {
         let path = entry.path();
-        if !path.extension().is_some_and(|e| e == ending) {
+        if path.extension().is_none_or(|e| e != ending) {
             continue;
         }
         let mut bytes = std::fs::read(&path).unwrap();
