@@ -164,6 +164,7 @@ pub struct FinishedAttempt {
     pub status: ReportedStatus,
     /// What it produced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<serde_json::Value>)]
     pub result: Option<Box<RawValue>>,
     /// What went wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -6,7 +6,7 @@ use super::problem::ApiError;
 use api::ErrorCode;
 use axum::Router;
 use axum::extract::Request;
-use axum::routing::{get, post};
+use axum::routing::get;
 
 /// The routes.
 pub fn routes() -> Router<App> {

@@ -1,7 +1,7 @@
 //! The rows of the table, by resource.
 
 use super::{
-    ADMINISTER, Allowed, Content, Endpoint, OPERATE, VIEW, WORK, WORK_OR_OPERATE, delete, get, post,
+    ADMINISTER, Allowed, Content, Endpoint, OPERATE, VIEW, WORK, WORK_OR_OPERATE, delete, get, post, put,
 };
 use crate::http::read::Freshness;
 use crate::http::tasks::{ListQuery, Nothing, Repeated};
@@ -9,7 +9,7 @@ use crate::http::{cluster, node_health, observe, results};
 use api::ErrorCode::{
     BodyTooLarge, ChangePending, DiskFull, IdempotencyKeyReused, InvalidState, LeaseHeld,
     Maintenance as InMaintenance, RateLimited, StaleEpoch, StaleToken, TaskIdTaken, Unauthorized,
-    Unavailable, UnknownMember, UnknownTask, UnknownWorker,
+    Unavailable, UnknownMember, UnknownOutcome, UnknownTask, UnknownWorker,
 };
 use api::{access, admin as repairs, cluster as wire, task, worker};
 
