@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// `epoch` is that of the named lease `recovery`. A node remembers the highest it has seen and
 /// refuses an older one (`stale_epoch`). A destructive call needs an epoch, or `by_hand`: then a
 /// person answers for it, and no daemon may be at work.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AdminCall {
     /// The epoch of the lease under which the caller acts.
@@ -34,11 +34,12 @@ fn is_false(value: &bool) -> bool {
 }
 
 /// What the last whole check of a part found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct IntegrityCheck {
     /// `log`, `machine` or `db`.
     pub part: String,
     /// When it ended.
+    #[schema(value_type = String, format = DateTime)]
     pub checked_at: Timestamp,
     /// True where nothing was wrong.
     pub sound: bool,
@@ -51,7 +52,7 @@ pub struct IntegrityCheck {
 }
 
 /// Answer to `verify`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Verified {
     /// True where every part is.
     pub sound: bool,
@@ -60,7 +61,7 @@ pub struct Verified {
 }
 
 /// Answer to `rebuild_db`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Rebuilt {
     /// The database holds everything up to this index again.
     pub index: u64,
@@ -74,7 +75,7 @@ pub struct Rebuilt {
 }
 
 /// Answer to `snapshot`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct SnapshotTaken {
     /// Index of the last entry in it.
     pub index: u64,
@@ -87,7 +88,7 @@ pub struct SnapshotTaken {
 }
 
 /// Answer to `cleanup_resources`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct CleanedUp {
     /// What was done, in order, with what it brought or why it could not be done.
     pub steps: Vec<String>,
@@ -98,7 +99,7 @@ pub struct CleanedUp {
 }
 
 /// Answer to `cancel_operations`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Cancelled {
     /// Operations that were told to end.
     pub cancelled: Vec<String>,
@@ -107,7 +108,7 @@ pub struct Cancelled {
 }
 
 /// Answer to `force_sync`: it goes on behind it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ForceSyncStarted {
     /// The operation, as `/api/health/operations` lists it.
     pub operation: String,

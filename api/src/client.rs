@@ -6,6 +6,7 @@
 //! idempotent. Everything else comes back as [`ClientError::UnknownOutcome`].
 
 use crate::error::{ErrorCode, Problem};
+use crate::http::{Access, AccessError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -56,6 +57,9 @@ pub enum ClientError {
     /// No usable address was given.
     #[error("no coordinator address: give --coordinators host:port,… or set HOLDFAST_COORDINATORS")]
     NoAddress,
+    /// The token or the certificates can't be used.
+    #[error("{0}")]
+    Access(#[from] AccessError),
 }
 
 impl ClientError {
@@ -72,6 +76,8 @@ impl ClientError {
 #[derive(Debug, Clone)]
 pub struct Client {
     http: reqwest::Client,
+    access: Access,
+    secure: bool,
     shared: Arc<Shared>,
     deadline: Duration,
 }
@@ -84,25 +90,30 @@ struct Shared {
 }
 
 impl Client {
-    /// A client of the coordinators at `addresses` (`host:port`, at least one).
+    /// A client of the coordinators at `addresses` (`host:port`, at least one) that shows no token.
     pub fn new(addresses: impl IntoIterator<Item = String>) -> Result<Self, ClientError> {
-        let addresses: Vec<String> =
-            addresses.into_iter().map(|a| a.trim().to_owned()).filter(|a| !a.is_empty()).collect();
+        Client::with_access(addresses, Access::default())
+    }
+
+    /// A client of the coordinators at `addresses` (`host:port` or `https://host:port`) that shows
+    /// and trusts what `access` says.
+    pub fn with_access(
+        addresses: impl IntoIterator<Item = String>,
+        access: Access,
+    ) -> Result<Self, ClientError> {
+        let (addresses, secure) = crate::http::addresses(addresses)?;
         if addresses.is_empty() {
             return Err(ClientError::NoAddress);
         }
-        let http = reqwest::Client::builder()
+        let http = access
+            .builder(secure)?
             .connect_timeout(Duration::from_secs(1))
             .pool_idle_timeout(Duration::from_secs(30))
             .tcp_nodelay(true)
             .build()
-            .map_err(|e| ClientError::Unreachable {
-                waited_ms: 0,
-                addresses: addresses.join(", "),
-                last: e.to_string(),
-            })?;
+            .map_err(|e| AccessError::Client(error_chain(&e)))?;
         let shared = Shared { addresses, next: AtomicUsize::new(0), leader: RwLock::new(None) };
-        Ok(Client { http, shared: Arc::new(shared), deadline: Duration::from_secs(10) })
+        Ok(Client { http, access, secure, shared: Arc::new(shared), deadline: Duration::from_secs(10) })
     }
 
     /// The same client with another limit on one call, retries included (10 s by default).
@@ -110,7 +121,15 @@ impl Client {
         Client { deadline, ..self.clone() }
     }
 
-    /// The addresses it was given.
+    /// A client of that one node, `host:port`, with the same token and trust.
+    pub fn at(&self, address: &str) -> Self {
+        let bare = address.trim().trim_start_matches("https://").trim_start_matches("http://");
+        let addresses = vec![bare.trim_end_matches('/').to_owned()];
+        let shared = Shared { addresses, next: AtomicUsize::new(0), leader: RwLock::new(None) };
+        Client { shared: Arc::new(shared), ..self.clone() }
+    }
+
+    /// The addresses it was given, `host:port`.
     pub fn addresses(&self) -> &[String] {
         &self.shared.addresses
     }
@@ -218,7 +237,8 @@ impl Client {
     pub async fn download(&self, path: &str, silence: Duration) -> Result<reqwest::Response, ClientError> {
         let mut last = ClientError::NoAddress;
         for address in &self.shared.addresses {
-            let sent = self.http.get(format!("http://{address}{path}")).send();
+            let url = format!("{}://{address}{path}", crate::http::scheme(self.secure));
+            let sent = self.access.authorize(self.http.get(url)).send();
             last = match tokio::time::timeout(silence, sent).await {
                 Ok(Ok(answer)) if answer.status().is_success() => return Ok(answer),
                 Ok(Ok(answer)) => {
@@ -257,7 +277,9 @@ impl Client {
         key: Option<&str>,
         limit: Duration,
     ) -> Result<T, Failed> {
-        let mut request = self.http.request(method.clone(), format!("http://{address}{path}")).timeout(limit);
+        let scheme = crate::http::scheme(self.secure);
+        let url = format!("{scheme}://{address}{path}");
+        let mut request = self.access.authorize(self.http.request(method.clone(), url)).timeout(limit);
         if let Some(body) = body {
             request = request.header("content-type", "application/json").body(body.to_vec());
         }

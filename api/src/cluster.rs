@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// A node's role. The last five do not serve tasks, but answer status, health, logs and admin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Takes writes.
@@ -67,7 +67,7 @@ impl std::fmt::Display for Role {
 }
 
 /// A peer as this node sees it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct PeerStatus {
     /// The peer's node id.
     pub node_id: String,
@@ -90,12 +90,13 @@ pub struct PeerStatus {
 }
 
 /// Maintenance mode.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Maintenance {
     /// True while no new tasks are accepted or assigned.
     pub enabled: bool,
     /// Since when.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub since: Option<Timestamp>,
     /// Who turned it on: a user, what the request called itself, or the program that sent it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -103,7 +104,7 @@ pub struct Maintenance {
 }
 
 /// `POST /api/maintenance/enable` and `/disable`; an empty body does as well.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SwitchMaintenance {
     /// Who does it, at most 128 bytes.
@@ -112,7 +113,7 @@ pub struct SwitchMaintenance {
 }
 
 /// `GET /api/status`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Status {
     /// The node's id.
     pub node_id: String,
@@ -171,7 +172,7 @@ pub struct Status {
 }
 
 /// A health verdict.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum HealthStatus {
     /// All is well.
@@ -183,7 +184,7 @@ pub enum HealthStatus {
 }
 
 /// One check of `GET /api/health`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Check {
     /// What was checked: `raft`, `apply`, `log`, `db`, `leader`, `disk`.
     pub name: String,
@@ -194,7 +195,7 @@ pub struct Check {
 }
 
 /// `GET /api/health`; 503 when failing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Health {
     /// The worst of the checks.
     pub status: HealthStatus,
@@ -203,7 +204,7 @@ pub struct Health {
 }
 
 /// `GET /api/health/db` and `/api/health/log`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct PartHealth {
     /// The verdict.
     pub healthy: bool,
@@ -212,7 +213,7 @@ pub struct PartHealth {
 }
 
 /// Checksums at one log index.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct CheckpointRecord {
     /// The index at which both were taken.
     pub index: u64,
@@ -223,7 +224,7 @@ pub struct CheckpointRecord {
 }
 
 /// `GET /api/health/state_checksum`. Two nodes are compared only at an index that both passed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct StateChecksum {
     /// Checksum at `applied_index`.
     pub checksum: String,
@@ -242,7 +243,7 @@ pub struct StateChecksum {
 }
 
 /// `GET /api/health/resources`. Percentages are of the whole machine or file system.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Resources {
     /// This process's CPU use over the last interval, percent of one core.
     pub cpu_usage: f64,
@@ -269,13 +270,14 @@ pub struct Resources {
 }
 
 /// Something that takes longer than a request.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Operation {
     /// Its id.
     pub id: String,
     /// What it is: `apply`, `log_write`, `store_write`, `snapshot`, `founding`.
     pub kind: String,
     /// Since when.
+    #[schema(value_type = String, format = DateTime)]
     pub started_at: Timestamp,
     /// For how long.
     pub duration_seconds: f64,
@@ -284,7 +286,7 @@ pub struct Operation {
 }
 
 /// `GET /api/health/operations`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Operations {
     /// What goes on now, oldest first.
     pub operations: Vec<Operation>,
@@ -292,7 +294,7 @@ pub struct Operations {
 
 /// Progress counters of the three threads: they move while the node works. The monitor compares
 /// them over time to tell a stuck thread from a slow one.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Progress {
     /// Turns of the Raft owner thread.
     pub raft_turns: u64,
@@ -307,9 +309,10 @@ pub struct Progress {
 }
 
 /// `GET /api/report`: one document with everything, for the monitor.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Report {
     /// The node's clock.
+    #[schema(value_type = String, format = DateTime)]
     pub now: Timestamp,
     /// As `/api/status`.
     pub status: Status,
@@ -339,11 +342,12 @@ pub struct Report {
 }
 
 /// How a node's config stands.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ConfigStanding {
     /// The file it was read from; none where it came from the environment alone.
     pub file: Option<String>,
     /// When the node was started with it.
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub loaded_at: Option<Timestamp>,
     /// Where the node stands: a rack, a zone, a region.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -356,9 +360,10 @@ pub struct ConfigStanding {
 }
 
 /// What came of reading a config again.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ConfigReload {
     /// When.
+    #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
     /// Keys whose new values count now.
     pub applied: Vec<String>,
@@ -369,7 +374,7 @@ pub struct ConfigReload {
 }
 
 /// An entry of `GET /api/debug/raft_log`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct LogEntry {
     /// Raft index.
     pub index: u64,
@@ -384,7 +389,7 @@ pub struct LogEntry {
 }
 
 /// `GET /api/debug/raft_log`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct LogPage {
     /// First index that the log holds.
     pub first_index: u64,
@@ -395,7 +400,7 @@ pub struct LogPage {
 }
 
 /// `POST /api/leases/{name}`: take or renew a named lease.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NamedLeaseRequest {
     /// Who wants it. The holder's next call renews it.
@@ -405,7 +410,7 @@ pub struct NamedLeaseRequest {
 }
 
 /// Answer to it. Another holder's live lease is a `lease_held` problem instead.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct NamedLease {
     /// The lease's name.
     pub name: String,
@@ -420,7 +425,7 @@ pub struct NamedLease {
 }
 
 /// A replicated setting.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct SettingRecord {
     /// Its name.
     pub name: String,
@@ -437,7 +442,7 @@ pub struct SettingRecord {
 }
 
 /// `GET /api/settings`, and the answer to a change.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Settings {
     /// Log index at which they stand.
     pub index: u64,
@@ -446,11 +451,12 @@ pub struct Settings {
 }
 
 /// One line of `GET /api/logs`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct LogLine {
     /// Counts up within one process; give it as `since` for what follows.
     pub seq: u64,
     /// When.
+    #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
     /// `ERROR`, `WARN`, `INFO`, `DEBUG` or `TRACE`.
     pub level: String,
@@ -464,7 +470,7 @@ pub struct LogLine {
 }
 
 /// `GET /api/logs`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct LogLines {
     /// The lines, oldest first.
     pub lines: Vec<LogLine>,
@@ -476,7 +482,7 @@ pub struct LogLines {
 }
 
 /// A member of the cluster.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Member {
     /// Its node id.
     pub node_id: String,
@@ -501,7 +507,7 @@ pub struct Member {
 }
 
 /// `GET /api/cluster/members`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Members {
     /// Voters first, each group by node id.
     pub members: Vec<Member>,
@@ -514,7 +520,7 @@ pub struct Members {
 }
 
 /// `POST /api/cluster/members`: take a node in. It must run and name members in its `peers`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AddMember {
     /// `host:port` of the node.
@@ -528,7 +534,7 @@ pub struct AddMember {
 }
 
 /// Answer to a change of the members.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct MemberChanged {
     /// The node.
     pub node_id: String,
@@ -537,7 +543,7 @@ pub struct MemberChanged {
 }
 
 /// `POST /api/admin/rejoin`: a failed or removed node begins anew as a new member.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Rejoin {
     /// The node's id, so that it is not done to another one by mistake.
@@ -545,7 +551,7 @@ pub struct Rejoin {
 }
 
 /// `GET /api/cluster/can_lose?node=`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct CanLose {
     /// The node asked about.
     pub node: String,
@@ -556,7 +562,7 @@ pub struct CanLose {
 }
 
 /// `POST /api/cluster/transfer`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Transfer {
     /// Node id of the new leader; the most caught-up voter where it is missing.
@@ -565,7 +571,7 @@ pub struct Transfer {
 }
 
 /// Answer to a transfer or a step-down: who leads now, as this node knows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Leadership {
     /// Node id of the leader; none while one is being elected.
     pub leader: Option<String>,

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Why a request was refused. The JSON form is snake_case.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ErrorCode {
@@ -61,6 +61,10 @@ pub enum ErrorCode {
     Internal,
     /// The credentials are missing or wrong. 401.
     Unauthorized,
+    /// The caller's role does not allow this. 403.
+    Forbidden,
+    /// Too many failed logins; later again. 429.
+    RateLimited,
     /// The Idempotency-Key was used for another request. 422.
     IdempotencyKeyReused,
     /// Another change of the membership is under way; nothing was done. 409.
@@ -76,7 +80,7 @@ impl ErrorCode {
         match self {
             MalformedJson => 400,
             Unauthorized => 401,
-            ForbiddenOrigin => 403,
+            ForbiddenOrigin | Forbidden => 403,
             UnknownEndpoint | UnknownTask | UnknownWorker | UnknownMember | UnknownFault => 404,
             MethodNotAllowed => 405,
             TaskIdTaken | StaleToken | InvalidState | LeaseHeld | StaleEpoch | ChangePending => 409,
@@ -84,6 +88,7 @@ impl ErrorCode {
             BodyTooLarge => 413,
             UnsupportedMediaType => 415,
             Validation | IdempotencyKeyReused => 422,
+            RateLimited => 429,
             Internal => 500,
             NotImplemented => 501,
             Maintenance | NoLeader | Overloaded | Unavailable | DiskFull => 503,
@@ -116,6 +121,8 @@ impl ErrorCode {
             LeaseHeld => "The lease is held by another",
             StaleEpoch => "The fencing epoch is stale",
             ForbiddenOrigin => "The request's host or origin is not allowed",
+            Forbidden => "The caller's role does not allow this",
+            RateLimited => "Too many failed logins",
             Maintenance => "The cluster is in maintenance mode",
             NoLeader => "No leader is known",
             Overloaded => "A queue is full",
@@ -142,7 +149,7 @@ impl std::fmt::Display for ErrorCode {
 }
 
 /// An RFC 9457 problem document (`application/problem+json`).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Problem {
     /// Always `about:blank`: `code` is the machine-readable type.
     #[serde(rename = "type")]

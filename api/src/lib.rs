@@ -6,15 +6,18 @@
 //!
 //! Invariant: a field or code that was released keeps its name and meaning; new ones are added.
 
+pub mod access;
 pub mod admin;
 pub mod client;
 pub mod cluster;
 pub mod config;
 pub mod error;
+pub mod http;
 pub mod metrics;
 pub mod task;
 pub mod worker;
 
+pub use access::Role as AccessRole;
 pub use client::{Client, ClientError};
 pub use error::{ErrorCode, Problem};
 

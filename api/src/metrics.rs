@@ -130,6 +130,9 @@ metrics! {
     STORE_BYTES = Gauge "holdfast.store.size" "By" [] "Size of the DuckDB file.";
     STORE_HEALTHY = Gauge "holdfast.store.healthy" "{store}" [] "1 while DuckDB takes writes.";
     HTTP_REQUEST_DURATION = Histogram "http.server.request.duration" "s" ["http_route", "http_request_method", "http_response_status_code"] "Time to answer an HTTP request.", LATENCY;
+    HTTP_CONNECTIONS = Gauge "holdfast.http.connections" "{connection}" [] "Connections to the API port that are open, peers included.";
+    HTTP_CONNECTIONS_REFUSED = Counter "holdfast.http.connections.refused" "{connection}" [] "Connections beyond max_concurrent_connections, told to come again or closed.";
+    TLS_CERTIFICATE_END = Gauge "holdfast.tls.certificate.end.timestamp" "s" [] "Unix time at which this node's certificate ends; missing without TLS.";
     PROCESS_CPU = Counter "holdfast.process.cpu.time" "s" [] "CPU time this process has used.";
     PROCESS_MEMORY = Gauge "holdfast.process.memory" "By" [] "Resident memory of this process.";
     PROCESS_FDS = Gauge "holdfast.process.open.fds" "{fd}" [] "Open file descriptors.";

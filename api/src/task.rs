@@ -25,7 +25,9 @@ pub const PAGE_DEFAULT: usize = 100;
 pub const PAGE_MAX: usize = 1000;
 
 /// Where a task stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum TaskState {
     /// Waiting for a worker, or for its retry time.
@@ -83,7 +85,7 @@ impl std::fmt::Display for TaskState {
 }
 
 /// What a worker must have to be given a task.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Requirements {
     /// Labels the worker must carry with exactly these values.
@@ -105,7 +107,7 @@ impl Requirements {
 }
 
 /// A task as it is submitted (`POST /api/tasks`).
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewTask {
     /// The caller's id; with one, a repeated submission is safe. One is made where it is missing.
@@ -119,6 +121,7 @@ pub struct NewTask {
     pub priority: Option<u8>,
     /// What to do, as the task's type understands it. Kept as written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<serde_json::Value>)]
     pub config: Option<Box<RawValue>>,
     /// What the worker must have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -135,7 +138,7 @@ pub struct NewTask {
 }
 
 /// The config of a `command` task.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CommandConfig {
     /// A shell line, or a program and its arguments.
@@ -152,7 +155,7 @@ pub struct CommandConfig {
 }
 
 /// A shell line (run by `sh -c`) or an argument vector (run as it is).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(untagged)]
 pub enum CommandLine {
     /// Run by `sh -c`.
@@ -162,7 +165,7 @@ pub enum CommandLine {
 }
 
 /// What a `command` task leaves behind: the `result` of its report.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct CommandOutput {
     /// The exit code; none when a signal or the time limit ended it.
     pub exit_code: Option<i32>,
@@ -186,7 +189,7 @@ pub struct CommandOutput {
 }
 
 /// Answer to `POST /api/tasks`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Submitted {
     /// The task's id.
     pub task_id: String,
@@ -195,7 +198,7 @@ pub struct Submitted {
 }
 
 /// `POST /api/tasks/batch`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewBatch {
     /// The tasks; all are taken or none.
@@ -203,7 +206,7 @@ pub struct NewBatch {
 }
 
 /// Answer to `POST /api/tasks/batch`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct BatchSubmitted {
     /// How many of the tasks are new; the others were there before with the same body.
     pub accepted: usize,
@@ -214,7 +217,7 @@ pub struct BatchSubmitted {
 }
 
 /// `POST /api/tasks/retry`: puts finished tasks back into the queue.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RetryMany {
     /// `failed` or `cancelled`.
@@ -236,7 +239,7 @@ pub const RETRY_DEFAULT: u32 = 1_000;
 pub const RETRY_MAX: u32 = 10_000;
 
 /// Answer to it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Retried {
     /// How many tasks were put back.
     pub retried: usize,
@@ -247,7 +250,7 @@ pub struct Retried {
 }
 
 /// How an attempt ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AttemptOutcome {
     /// The worker reported success.
@@ -276,7 +279,7 @@ impl AttemptOutcome {
 }
 
 /// One attempt at a task: one lease, from assignment to its end.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Attempt {
     /// Counts from 1.
     pub attempt: u32,
@@ -285,12 +288,15 @@ pub struct Attempt {
     /// The lease's fencing token.
     pub token: u64,
     /// When it was leased.
+    #[schema(value_type = String, format = DateTime)]
     pub assigned_at: Timestamp,
     /// When its worker started it, by the worker's clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub started_at: Option<Timestamp>,
     /// When it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub finished_at: Option<Timestamp>,
     /// How it ended; none while it goes on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -302,7 +308,7 @@ pub struct Attempt {
 
 /// A task with all that is known of it (`GET /api/tasks/{id}`; lists leave `attempts` and
 /// `result` out).
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct TaskRecord {
     /// The task's id.
     pub task_id: String,
@@ -314,6 +320,7 @@ pub struct TaskRecord {
     /// Where it stands.
     pub state: TaskState,
     /// Its config, as submitted.
+    #[schema(value_type = serde_json::Value)]
     pub config: Box<RawValue>,
     /// What its worker must have.
     #[serde(default, skip_serializing_if = "Requirements::is_empty")]
@@ -325,9 +332,11 @@ pub struct TaskRecord {
     /// Seconds before the first retry.
     pub retry_backoff_seconds: f64,
     /// When it was submitted.
+    #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
     /// When it reached its final state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub finished_at: Option<Timestamp>,
     /// How many attempts were made, the present one included.
     pub attempt: u32,
@@ -345,11 +354,12 @@ pub struct TaskRecord {
     pub attempts: Vec<Attempt>,
     /// The accepted result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<serde_json::Value>)]
     pub result: Option<Box<RawValue>>,
 }
 
 /// A page of tasks or results.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct TaskPage {
     /// The rows, in order of submission.
     pub tasks: Vec<TaskRecord>,
@@ -357,7 +367,7 @@ pub struct TaskPage {
     pub next: Option<String>,
 }
 /// What a worker reports at the end of an attempt (`POST /api/tasks/{id}/result`).
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ResultReport {
     /// Who ran it.
@@ -368,13 +378,16 @@ pub struct ResultReport {
     pub status: ReportedStatus,
     /// What it produced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<serde_json::Value>)]
     pub result: Option<Box<RawValue>>,
     /// What went wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// Start by the worker's clock.
+    #[schema(value_type = String, format = DateTime)]
     pub started_at: Timestamp,
     /// End by the worker's clock.
+    #[schema(value_type = String, format = DateTime)]
     pub finished_at: Timestamp,
     /// What the attempt used, in whole units (`cpu_ms`, `max_rss_bytes`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -382,7 +395,7 @@ pub struct ResultReport {
 }
 
 /// What a worker may say of an attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ReportedStatus {
     /// It succeeded.
@@ -392,7 +405,7 @@ pub enum ReportedStatus {
 }
 
 /// Answer to a result, a cancel or a retry: where the task stands now.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct TaskStanding {
     /// The task's id.
     pub task_id: String,

@@ -23,7 +23,9 @@ pub const MAX_LEASE_WAIT_MS: u64 = 30_000;
 pub const MAX_SLOTS: u32 = 1024;
 
 /// Where a worker stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum WorkerState {
     /// Has free slots.
@@ -53,7 +55,7 @@ impl WorkerState {
 }
 
 /// `POST /api/workers/register`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Register {
     /// The worker's id; the same id again replaces what was registered.
@@ -79,7 +81,7 @@ fn default_types() -> Vec<String> {
 }
 
 /// Answer to a registration: the times to keep.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Registered {
     /// The worker's id.
     pub worker_id: String,
@@ -92,7 +94,7 @@ pub struct Registered {
 }
 
 /// `POST /api/workers/{id}/heartbeat`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Heartbeat {
     /// The tokens of the leases it holds.
@@ -101,7 +103,7 @@ pub struct Heartbeat {
 }
 
 /// Answer to a heartbeat.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct HeartbeatAnswer {
     /// Tokens it named that are no longer valid: end that work, report nothing.
     pub cancel: Vec<u64>,
@@ -110,7 +112,7 @@ pub struct HeartbeatAnswer {
 }
 
 /// `POST /api/workers/{id}/lease`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LeaseRequest {
     /// How many more tasks it can take now. A token of `tokens` whose result is accepted while the
@@ -129,7 +131,7 @@ pub struct LeaseRequest {
 }
 
 /// Answer to a lease call.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct LeaseAnswer {
     /// What to run.
     pub tasks: Vec<LeasedTask>,
@@ -140,7 +142,7 @@ pub struct LeaseAnswer {
 }
 
 /// `POST /api/workers/{id}/results`: results of several attempts, each judged for itself.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ResultBatch {
     /// The results.
@@ -151,7 +153,7 @@ pub struct ResultBatch {
 pub const MAX_RESULTS: usize = 1000;
 
 /// One result of a batch.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FinishedAttempt {
     /// The task.
@@ -162,13 +164,16 @@ pub struct FinishedAttempt {
     pub status: ReportedStatus,
     /// What it produced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<serde_json::Value>)]
     pub result: Option<Box<RawValue>>,
     /// What went wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// Start by the worker's clock.
+    #[schema(value_type = String, format = DateTime)]
     pub started_at: Timestamp,
     /// End by the worker's clock.
+    #[schema(value_type = String, format = DateTime)]
     pub finished_at: Timestamp,
     /// What the attempt used, in whole units.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -176,14 +181,14 @@ pub struct FinishedAttempt {
 }
 
 /// Answer to a batch of results, in its order.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ResultVerdicts {
     /// What became of each.
     pub results: Vec<ResultVerdict>,
 }
 
 /// What became of one result: the task's state, or why it was not accepted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ResultVerdict {
     /// The task.
     pub task_id: String,
@@ -198,7 +203,7 @@ pub struct ResultVerdict {
 }
 
 /// A task in a worker's hands.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct LeasedTask {
     /// The task's id.
     pub task_id: String,
@@ -206,6 +211,7 @@ pub struct LeasedTask {
     #[serde(rename = "type")]
     pub kind: String,
     /// What to do.
+    #[schema(value_type = serde_json::Value)]
     pub config: Box<RawValue>,
     /// 0 to 9.
     pub priority: u8,
@@ -216,11 +222,12 @@ pub struct LeasedTask {
     /// Seconds it may run.
     pub timeout_seconds: f64,
     /// When the lease ends unless it is renewed.
+    #[schema(value_type = String, format = DateTime)]
     pub lease_expires_at: Timestamp,
 }
 
 /// A worker as `GET /api/workers` shows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct WorkerRecord {
     /// The worker's id.
     pub worker_id: String,
@@ -240,6 +247,7 @@ pub struct WorkerRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
     /// When it registered last.
+    #[schema(value_type = String, format = DateTime)]
     pub registered_at: Timestamp,
     /// Milliseconds since the leader heard it; none where the node asked is not the leader.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -247,7 +255,7 @@ pub struct WorkerRecord {
 }
 
 /// `GET /api/workers`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct WorkerList {
     /// Every worker, by id.
     pub workers: Vec<WorkerRecord>,

@@ -3,6 +3,7 @@
 #[macro_use]
 pub mod failpoint;
 
+pub mod access;
 pub mod backup;
 pub mod cli;
 pub mod command;

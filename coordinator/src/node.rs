@@ -11,6 +11,7 @@ mod repair;
 pub use error::NodeError;
 pub use members::MembershipError;
 
+use crate::access::outbound::Outbound;
 use crate::command::{Command, Reply};
 use crate::config::Config;
 use crate::machine::Machine;
@@ -35,8 +36,8 @@ use crate::telemetry::{Telemetry, raft_lines};
 use api::cluster::{PeerStatus, Progress, Role};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use raft::eraftpb::EntryType;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -123,6 +124,7 @@ pub struct Node {
 struct Shared {
     node_id: String,
     boot_nonce: String,
+    outbound: OnceLock<Outbound>,
     founder: Arc<Founder>,
     snapshots: Snapshots,
     limits: Arc<RaftLimits>,
@@ -166,6 +168,7 @@ impl Node {
             shared: Arc::new(Shared {
                 node_id,
                 boot_nonce,
+                outbound: OnceLock::new(),
                 founder: Founder::new(identity, config),
                 snapshots: Snapshots::new(&config.data_dir),
                 limits: Arc::new(RaftLimits::new(config)),
@@ -217,7 +220,9 @@ impl Node {
             }
             Err(why) => return Err(self.fail(why)),
         };
-        let founding = self.shared.founder.found(config).await.map_err(|e| self.fail(e.to_string()))?;
+        let peers = self.outbound().map_err(|why| self.fail(why))?;
+        let founding =
+            self.shared.founder.found(config, &peers).await.map_err(|e| self.fail(e.to_string()))?;
         self.shared.roster.begin(&founding, self.shared.founder.known(), configured_addresses(config));
         *self.shared.founding.write() = Some(founding.clone());
         self.start_raft(config, &founding, suspect, store, telemetry).map_err(|why| self.fail(why))
@@ -282,6 +287,7 @@ impl Node {
             Duration::from_secs(config.connection_timeout),
             config.connection_retry_limit,
             self.shared.snapshots.clone(),
+            self.outbound()?,
             end.clone(),
             Arc::new(self.clone()),
         );
@@ -396,6 +402,19 @@ impl Node {
             store.rebuild(begin, effects, Rebuild::Merge);
         }
         Ok(begin)
+    }
+
+    /// How this node asks others, set before it starts; without it, plainly and without a proof.
+    pub fn speaks_with(&self, outbound: Outbound) {
+        let _ = self.shared.outbound.set(outbound);
+    }
+
+    /// How this node asks others.
+    pub fn outbound(&self) -> Result<Outbound, String> {
+        match self.shared.outbound.get() {
+            Some(outbound) => Ok(outbound.clone()),
+            None => Outbound::new(None, None).map_err(|e| e.to_string()),
+        }
     }
 
     /// Takes what may change while the node runs: limits, and where its peers are reached.

@@ -3,7 +3,7 @@
 use crate::config::Config;
 use crate::dispatch::Dispatch;
 use crate::health::Sampler;
-use crate::http::App;
+use crate::http::{App, connections};
 use crate::live::Live;
 use crate::node::Node;
 use crate::raft::force_sync;
@@ -12,13 +12,10 @@ use crate::store::{Store, StoreOptions};
 use crate::telemetry::logs::LogGuard;
 use crate::telemetry::ring::LogRing;
 use crate::telemetry::{Telemetry, metrics_router};
-use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// How long the store may take to close.
@@ -28,6 +25,9 @@ const CLOSE: Duration = Duration::from_secs(10);
 const LINGER: Duration = Duration::from_millis(500);
 /// How long requests in flight may take to end after the node was told to stop.
 const DRAIN: Duration = Duration::from_secs(3);
+
+/// Connections to the Prometheus endpoint at once.
+const SCRAPE_CONNECTIONS: usize = 64;
 
 /// Why a node did not start.
 #[derive(Debug, thiserror::Error)]
@@ -124,28 +124,25 @@ pub async fn serve(
         app.integrity.clone(),
     ));
     let drained = CancellationToken::new();
-    let router = crate::raft::routes::router(node.clone())
-        .merge(crate::raft::history::router(Arc::clone(&store), config.data_dir.join("tmp")))
-        .merge(crate::http::router(app));
-    let permits = Permits::new(config.max_concurrent_connections);
-    let listener = Capped { tcp: api, permits: permits.semaphore.clone() };
+    let limit = Arc::clone(&app.connections);
     live.follow({
-        let node = node.clone();
+        let (node, limit) = (node.clone(), Arc::clone(&limit));
         move |config| {
             node.take_config(config);
-            permits.set(config.max_concurrent_connections);
+            limit.set(config.max_concurrent_connections);
         }
     });
-    let serving = tokio::spawn(
-        axum::serve(listener, router).with_graceful_shutdown(drained.clone().cancelled_owned()).into_future(),
-    );
+    let access = app.access.clone();
+    node.speaks_with(access.outbound().map_err(|e| part("access")(e.to_string()))?);
+    let watching = access.tls().map(|tls| tokio::spawn(Arc::clone(tls).watch()));
+    let router = crate::http::served(app);
+    let tls = access.tls().cloned();
+    let serving = tokio::spawn(connections::serve(api, router, limit, tls.clone(), drained.clone()));
     let exposing = metrics.map(|listener| {
-        let shutdown = drained.clone().cancelled_owned();
-        tokio::spawn(
-            axum::serve(listener, metrics_router(telemetry.clone()))
-                .with_graceful_shutdown(shutdown)
-                .into_future(),
-        )
+        let checked = axum::middleware::from_fn_with_state(access.clone(), crate::http::access::check_scrape);
+        let router = metrics_router(telemetry.clone()).layer(checked);
+        let limit = connections::Limit::new(SCRAPE_CONNECTIONS);
+        tokio::spawn(connections::serve(listener, router, limit, tls, drained.clone()))
     });
     tracing::info!(node_id = %config.node_id, address = %config.address(), "listening");
 
@@ -174,6 +171,9 @@ pub async fn serve(
     let ended = if stop.is_cancelled() { Ended::Stopped } else { Ended::Restart };
     tracing::info!(?ended, "stopping");
     starting.abort();
+    if let Some(watching) = watching {
+        watching.abort();
+    }
     importing.abort();
     ending.cancel();
     // First another leads, then no new connection is taken; what is being answered here still can be.
@@ -234,109 +234,5 @@ fn open_store(config: &Config, telemetry: &Telemetry) -> Store {
             tracing::error!(%error, "the database can't be opened; the node serves without its history");
             Store::broken(config.db_path(), options(), &error)
         }
-    }
-}
-
-/// How many connections may be open; a reload may change it.
-struct Permits {
-    semaphore: Arc<Semaphore>,
-    limit: Mutex<usize>,
-}
-
-impl Permits {
-    fn new(limit: usize) -> Permits {
-        Permits { semaphore: Arc::new(Semaphore::new(limit)), limit: Mutex::new(limit) }
-    }
-
-    /// Gives more places, or takes places away as they become free.
-    fn set(&self, wanted: usize) {
-        let mut limit = self.limit.lock();
-        if wanted > *limit {
-            self.semaphore.add_permits(wanted - *limit);
-        } else if wanted < *limit {
-            let excess = *limit - wanted;
-            let held = excess - self.semaphore.forget_permits(excess);
-            for _ in 0..held {
-                let semaphore = self.semaphore.clone();
-                tokio::spawn(async move {
-                    // The semaphore is never closed.
-                    if let Ok(permit) = semaphore.acquire_owned().await {
-                        permit.forget();
-                    }
-                });
-            }
-        }
-        *limit = wanted;
-    }
-}
-
-/// A listener that takes no more than so many connections at once; the others wait in the
-/// system's queue.
-struct Capped {
-    tcp: TcpListener,
-    permits: Arc<Semaphore>,
-}
-
-/// A connection that gives its place back when it ends.
-struct CappedStream {
-    tcp: TcpStream,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl axum::serve::Listener for Capped {
-    type Io = CappedStream;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (CappedStream, SocketAddr) {
-        loop {
-            // The semaphore is never closed.
-            let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else {
-                return std::future::pending().await;
-            };
-            let (tcp, address) = axum::serve::Listener::accept(&mut self.tcp).await;
-            if let Err(e) = tcp.set_nodelay(true) {
-                tracing::debug!(error = %e, "a connection broke while it was accepted");
-                continue;
-            }
-            return (CappedStream { tcp, _permit: permit }, address);
-        }
-    }
-
-    fn local_addr(&self) -> std::io::Result<SocketAddr> {
-        self.tcp.local_addr()
-    }
-}
-
-impl tokio::io::AsyncRead for CappedStream {
-    fn poll_read(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-        buffer: &mut tokio::io::ReadBuf<'_>,
-    ) -> std::task::Poll<std::io::Result<()>> {
-        std::pin::Pin::new(&mut self.tcp).poll_read(context, buffer)
-    }
-}
-
-impl tokio::io::AsyncWrite for CappedStream {
-    fn poll_write(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-        bytes: &[u8],
-    ) -> std::task::Poll<std::io::Result<usize>> {
-        std::pin::Pin::new(&mut self.tcp).poll_write(context, bytes)
-    }
-
-    fn poll_flush(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<std::io::Result<()>> {
-        std::pin::Pin::new(&mut self.tcp).poll_flush(context)
-    }
-
-    fn poll_shutdown(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<std::io::Result<()>> {
-        std::pin::Pin::new(&mut self.tcp).poll_shutdown(context)
     }
 }

@@ -33,6 +33,12 @@ pub struct Flags {
     /// The recovery daemon, to show what it did last.
     #[arg(long, value_name = "URL")]
     pub recovery: Option<String>,
+    /// File with the token to show; HOLDFAST_TOKEN holds one where there is no file.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Certificates (PEM) of the authorities to trust with https nodes, in place of the system's.
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
     /// A JSON file with the same keys, and `timeout_seconds` and `limits` beside them.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -48,6 +54,8 @@ struct InFile {
     output_dir: Option<PathBuf>,
     listen: Option<String>,
     recovery: Option<String>,
+    token_file: Option<PathBuf>,
+    ca_path: Option<PathBuf>,
     limits: Limits,
 }
 
@@ -56,6 +64,12 @@ struct InFile {
 pub struct MonitorConfig {
     /// The nodes to ask, `host:port`, each once.
     pub nodes: Vec<String>,
+    /// True where they are asked by https.
+    pub secure: bool,
+    /// File with the token to show.
+    pub token_file: Option<PathBuf>,
+    /// Authorities to trust in place of the system's.
+    pub ca: Option<PathBuf>,
     /// Between two rounds.
     pub interval: Duration,
     /// How long a node may take to answer.
@@ -79,6 +93,13 @@ impl MonitorConfig {
         };
         let mut faults = Vec::new();
         let given = if flags.nodes.is_empty() { in_file.nodes } else { flags.nodes };
+        let secure = match api::http::addresses(given.iter().cloned()) {
+            Ok((_, secure)) => secure,
+            Err(error) => {
+                faults.push(ConfigError::invalid("nodes", error.to_string()));
+                false
+            }
+        };
         let nodes = check_nodes(&given, &mut faults);
         let interval_seconds = flags.interval.or(in_file.interval).unwrap_or(1.0);
         if !INTERVAL_SECONDS.contains(&interval_seconds) {
@@ -105,6 +126,9 @@ impl MonitorConfig {
         match (listen, faults.len()) {
             (Ok(listen), 0) => Ok(MonitorConfig {
                 nodes,
+                secure,
+                token_file: flags.token_file.or(in_file.token_file),
+                ca: flags.ca.or(in_file.ca_path),
                 interval: Duration::from_secs_f64(interval_seconds),
                 timeout: Duration::from_secs_f64(timeout_seconds),
                 output_dir: flags.output_dir.or(in_file.output_dir),
@@ -139,12 +163,9 @@ fn check_nodes(given: &[String], faults: &mut Vec<ConfigError>) -> Vec<String> {
     nodes
 }
 
-/// `host:port`, where an `http://` before it and a slash behind it do no harm.
+/// `host:port`, where a scheme before it and a slash behind it do no harm.
 fn address(text: &str) -> Result<String, &'static str> {
-    if text.starts_with("https://") {
-        return Err("the monitor asks over http; give host:port");
-    }
-    let bare = text.strip_prefix("http://").unwrap_or(text);
+    let bare = text.strip_prefix("https://").or(text.strip_prefix("http://")).unwrap_or(text);
     let bare = bare.strip_suffix('/').unwrap_or(bare);
     let (host, port) = bare.rsplit_once(':').ok_or("has no port; give host:port")?;
     if !port.parse::<u16>().is_ok_and(|port| port > 0) {
@@ -163,6 +184,11 @@ fn address(text: &str) -> Result<String, &'static str> {
 
 /// An `http://` URL of a host and port, without a path.
 fn check_url(text: &str, faults: &mut Vec<ConfigError>) -> String {
+    if text.starts_with("https://") {
+        let why = format!("`{text}`: the recovery daemon speaks http; give host:port");
+        faults.push(ConfigError::invalid("recovery", why));
+        return String::new();
+    }
     match address(text) {
         Ok(address) => format!("http://{address}"),
         Err(why) => {

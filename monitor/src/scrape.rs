@@ -7,6 +7,7 @@
 use crate::report;
 pub use crate::report::{NodeReport, ScrapeFailure};
 use api::cluster::Report;
+use api::http::Access;
 use jiff::Timestamp;
 use std::time::{Duration, Instant};
 
@@ -19,13 +20,21 @@ const ERROR_BODY_BYTES: usize = 16 * 1024;
 
 /// Why there is no scraper.
 #[derive(Debug, thiserror::Error)]
-#[error("the HTTP client can't be set up")]
-pub struct ScraperError(#[from] reqwest::Error);
+pub enum ScraperError {
+    /// The HTTP client can't be set up.
+    #[error("the HTTP client can't be set up")]
+    Client(#[from] reqwest::Error),
+    /// The token or the certificates can't be used.
+    #[error(transparent)]
+    Access(#[from] api::http::AccessError),
+}
 
 /// Asks a fixed set of nodes, round after round, over connections it keeps.
 #[derive(Debug, Clone)]
 pub struct Scraper {
     http: reqwest::Client,
+    access: Access,
+    secure: bool,
     nodes: Vec<String>,
     timeout: Duration,
 }
@@ -34,7 +43,18 @@ impl Scraper {
     /// A scraper of `nodes` (`host:port`; a repeated address is asked once), each of which may take
     /// `timeout` to answer.
     pub fn new(nodes: Vec<String>, timeout: Duration) -> Result<Self, ScraperError> {
-        let http = reqwest::Client::builder()
+        Scraper::with_access(nodes, timeout, Access::default(), false)
+    }
+
+    /// The same, showing and trusting what `access` says; over https where `secure`.
+    pub fn with_access(
+        nodes: Vec<String>,
+        timeout: Duration,
+        access: Access,
+        secure: bool,
+    ) -> Result<Self, ScraperError> {
+        let http = access
+            .builder(secure)?
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             // Shorter than the whole, so that "no connection" and "no answer" can be told apart.
@@ -50,7 +70,7 @@ impl Scraper {
                 unique.push(node);
             }
         }
-        Ok(Scraper { http, nodes: unique, timeout })
+        Ok(Scraper { http, access, secure, nodes: unique, timeout })
     }
 
     /// The addresses it asks.
@@ -76,7 +96,8 @@ impl Scraper {
     }
 
     async fn fetch(&self, address: &str) -> Result<Report, ScrapeFailure> {
-        let request = self.http.get(format!("http://{address}/api/report"));
+        let url = format!("{}://{address}/api/report", api::http::scheme(self.secure));
+        let request = self.access.authorize(self.http.get(url));
         let mut response = request.send().await.map_err(|error| self.classify(&error))?;
         let status = response.status();
         let limit = if status.is_success() { MAX_BODY_BYTES } else { ERROR_BODY_BYTES };

@@ -115,7 +115,9 @@ impl Service {
         let address = config.listen;
         let listener =
             TcpListener::bind(address).await.map_err(|why| ServiceError::Listen { address, why })?;
-        let scraper = Scraper::new(config.nodes.clone(), config.timeout)?;
+        let access = api::http::Access::from_flags(config.token_file.as_deref(), config.ca.as_deref())
+            .map_err(ScraperError::from)?;
+        let scraper = Scraper::with_access(config.nodes.clone(), config.timeout, access, config.secure)?;
         let journal = config.output_dir.as_deref().map(Journal::open).transpose()?;
         Ok(Service { config, listener, scraper, journal })
     }
@@ -211,7 +213,7 @@ async fn rounds(
 
 /// Asks the recovery daemon, again and again.
 async fn follow_audit(shared: Arc<Shared>, url: String) {
-    let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build();
+    let client = api::http::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build();
     let Ok(client) = client else {
         tracing::error!("the client for the recovery daemon can't be set up");
         return;

@@ -22,6 +22,9 @@ struct Running {
 
 fn config(nodes: &[StagedNode]) -> MonitorConfig {
     MonitorConfig {
+        secure: false,
+        token_file: None,
+        ca: None,
         nodes: nodes.iter().map(|n| n.address.clone()).collect(),
         interval: Duration::from_millis(100),
         timeout: Duration::from_secs(1),
@@ -38,7 +41,7 @@ impl Running {
         let url = format!("http://{}", service.address().unwrap());
         let end = CancellationToken::new();
         let task = tokio::spawn(service.run(end.clone()));
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let http = api::http::builder().no_proxy().build().unwrap();
         Running { url, http, _guard: end.clone().drop_guard(), end, task }
     }
 

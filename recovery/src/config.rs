@@ -30,6 +30,15 @@ pub struct Config {
     /// Rules by failure; what it does not name follows from `recovery_options`.
     #[serde(default)]
     pub policy: Option<BTreeMap<String, PolicyConfig>>,
+    /// The nodes serve TLS.
+    #[serde(default)]
+    pub enable_tls: bool,
+    /// Authorities (PEM) to trust in place of the system's.
+    #[serde(default)]
+    pub ca_path: Option<PathBuf>,
+    /// File with the token to show to the nodes; HOLDFAST_TOKEN holds one where there is no file.
+    #[serde(default)]
+    pub token_file: Option<PathBuf>,
     /// A monitor to ask as one more witness.
     #[serde(default)]
     pub monitor_url: Option<String>,

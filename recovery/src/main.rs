@@ -200,7 +200,11 @@ fn start_lease(loaded: &Loaded) -> anyhow::Result<LeaseKeeper> {
             fresh
         }
     };
-    let client = api::Client::new(loaded.config.nodes.iter().map(|node| node.address()))?;
+    let config = &loaded.config;
+    let access = api::http::Access::from_flags(config.token_file.as_deref(), config.ca_path.as_deref())?;
+    let scheme = api::http::scheme(config.enable_tls);
+    let addresses = config.nodes.iter().map(|node| format!("{scheme}://{}", node.address()));
+    let client = api::Client::with_access(addresses, access)?;
     Ok(LeaseKeeper::start(client, holder))
 }
 

@@ -63,11 +63,14 @@ impl Observer {
         let by_address: BTreeMap<_, _> =
             config.nodes.iter().map(|node| (node.address(), node.id.clone())).collect();
         let addresses = config.nodes.iter().map(|node| node.address()).collect();
-        let scraper = Scraper::new(addresses, interval.clamp(MIN_ANSWER, MAX_ANSWER))
+        let access = api::http::Access::from_flags(config.token_file.as_deref(), config.ca_path.as_deref())
+            .map_err(|e| setup("access to the nodes", e.to_string()))?;
+        let answer_limit = interval.clamp(MIN_ANSWER, MAX_ANSWER);
+        let scraper = Scraper::with_access(addresses, answer_limit, access, config.enable_tls)
             .map_err(|e| setup("scraper", e.to_string()))?;
         let monitor = match &config.monitor_url {
             Some(url) => {
-                let client = reqwest::Client::builder()
+                let client = api::http::builder()
                     .no_proxy()
                     .timeout(interval.clamp(MIN_ANSWER, MAX_ANSWER))
                     .build()

@@ -32,7 +32,7 @@ where
 
 /// A plain HTTP client for looks at one node: short limits, no retries, no following.
 pub fn http() -> reqwest::Client {
-    reqwest::Client::builder()
+    api::http::builder()
         .connect_timeout(Duration::from_millis(500))
         .timeout(Duration::from_secs(2))
         .build()

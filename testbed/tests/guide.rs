@@ -151,12 +151,8 @@ impl Hosts {
     async fn takes_a_task(&self, statuses: &[Status]) {
         let follower = statuses.iter().position(|s| s.role == Role::Follower).unwrap();
         let url = format!("http://{}:8080/api/tasks", self.addresses[follower]);
-        let answer = reqwest::Client::new()
-            .post(url)
-            .json(&json!({"task_id": "t", "type": "noop"}))
-            .send()
-            .await
-            .unwrap();
+        let answer =
+            wait::http().post(url).json(&json!({"task_id": "t", "type": "noop"})).send().await.unwrap();
         assert_eq!(answer.status(), 201, "{}\n{}", answer.text().await.unwrap(), self.logs());
         for address in &self.addresses {
             let task: Value =

@@ -38,7 +38,7 @@ impl Plain {
             let (stop, acknowledged) = (stop.clone(), acknowledged.clone());
             let prefix = format!("{prefix}-{node}");
             tokio::spawn(async move {
-                let http = reqwest::Client::builder().timeout(Duration::from_secs(30)).build().unwrap();
+                let http = api::http::builder().timeout(Duration::from_secs(30)).build().unwrap();
                 let (mut written, mut failed, mut longest) = (Vec::new(), Vec::new(), Duration::ZERO);
                 for number in 0..1_000_000 {
                     if stop.load(Ordering::Relaxed) {
@@ -278,7 +278,7 @@ fn bytes_in_flight_are_bounded_and_nothing_is_lost_silently() {
         let cluster = Cluster::start(1).await.unwrap();
         let stall = folder.join(cluster.pid(0).unwrap().to_string());
         std::fs::write(&stall, "").unwrap();
-        let http = reqwest::Client::builder().timeout(LIMIT).build().unwrap();
+        let http = api::http::builder().timeout(LIMIT).build().unwrap();
         let large = "x".repeat(1_000_000);
         let url = cluster.place(0).url("/api/tasks/batch");
         let answered = AtomicU64::new(0);

@@ -55,7 +55,7 @@ fn one_task_and_one_election_can_be_followed_through_the_logs_of_all_nodes() {
         let leader = cluster.leader(LIMIT).await.unwrap();
         // Sent to a follower, so that it is forwarded.
         let follower = (leader + 1) % 3;
-        let http = reqwest::Client::new();
+        let http = wait::http();
         let answer = http
             .post(cluster.place(follower).url("/api/tasks"))
             .header("x-request-id", "follow-me")

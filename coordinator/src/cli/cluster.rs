@@ -36,8 +36,8 @@ struct Seen {
 
 impl StatusCommand {
     pub async fn run(self) -> Result<u8, CliError> {
-        self.cluster.client()?;
-        let seen = see_all(&self.cluster.coordinators).await;
+        let client = self.cluster.client()?;
+        let seen = see_all(&client).await;
         if self.cluster.json {
             print::json(&json!({ "nodes": seen }));
         } else {
@@ -55,10 +55,9 @@ impl StatusCommand {
 }
 
 /// Asks every address that was given, and then the peers they name.
-async fn see_all(addresses: &[String]) -> Vec<Seen> {
-    let given: Vec<String> =
-        addresses.iter().map(|a| a.trim().to_owned()).filter(|a| !a.is_empty()).collect();
-    let mut seen = join_all(given.iter().map(|address| see(address))).await;
+async fn see_all(client: &Client) -> Vec<Seen> {
+    let given: Vec<String> = client.addresses().to_vec();
+    let mut seen = join_all(given.iter().map(|address| see(client, address))).await;
     let ids: Vec<String> = seen.iter().filter_map(|s| Some(s.status.as_ref()?.node_id.clone())).collect();
     let mut others: Vec<PeerStatus> = seen
         .iter()
@@ -68,20 +67,20 @@ async fn see_all(addresses: &[String]) -> Vec<Seen> {
         .collect();
     others.sort_by(|a, b| a.node_id.cmp(&b.node_id));
     others.dedup_by(|a, b| a.node_id == b.node_id);
-    seen.extend(join_all(others.iter().map(|peer| see(&peer.address))).await);
+    seen.extend(join_all(others.iter().map(|peer| see(client, &peer.address))).await);
     seen
 }
 
-async fn see(address: &str) -> Seen {
-    match status_of(address).await {
+async fn see(client: &Client, address: &str) -> Seen {
+    match status_of(client, address).await {
         Ok(status) => Seen { address: address.to_owned(), status: Some(status), error: None },
         Err(error) => Seen { address: address.to_owned(), status: None, error: Some(reason(&error)) },
     }
 }
 
 /// The status that the node at `address` gives of itself.
-async fn status_of(address: &str) -> Result<Status, ClientError> {
-    Client::new([address.to_owned()])?.with_deadline(STATUS_LIMIT).get("/api/status").await
+async fn status_of(client: &Client, address: &str) -> Result<Status, ClientError> {
+    client.at(address).with_deadline(STATUS_LIMIT).get("/api/status").await
 }
 
 /// The failure without the client's own preface.
@@ -155,7 +154,7 @@ fn counts<'a>(counts: impl Iterator<Item = (&'a str, u64)>) -> String {
 ///
 /// Every address is tried: a node that was removed or has failed answers, but knows no leader.
 pub async fn leader_status(client: &Client) -> Result<Status, CliError> {
-    let asked = client.addresses().iter().map(|address| status_of(address));
+    let asked = client.addresses().iter().map(|address| status_of(client, address));
     let (mut seen, mut failure) = (Vec::new(), None);
     for answer in join_all(asked).await {
         match answer {
@@ -169,7 +168,7 @@ pub async fn leader_status(client: &Client) -> Result<Status, CliError> {
         return Ok(leader.clone());
     }
     for address in seen.iter().filter_map(|s| s.leader_address.as_ref()) {
-        if let Ok(status) = status_of(address).await
+        if let Ok(status) = status_of(client, address).await
             && status.role == Role::Leader
         {
             return Ok(status);

@@ -4,6 +4,7 @@ use super::{CliError, ClusterArgs, EXIT_NOT_SO, print};
 use api::Client;
 use api::client::Repeat;
 use api::cluster::{AddMember, Member, MemberChanged, Members, Rejoin};
+use api::http::Access;
 use serde_json::json;
 use std::time::{Duration, Instant};
 
@@ -108,6 +109,12 @@ pub struct RejoinCommand {
     /// The node's id, so that it is not done to another one by mistake.
     #[arg(value_name = "NODE")]
     node_id: String,
+    /// File with the token to show; HOLDFAST_TOKEN holds one where there is no file.
+    #[arg(long, env = "HOLDFAST_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<std::path::PathBuf>,
+    /// Certificates (PEM) of the authorities to trust with https, in place of the system's.
+    #[arg(long, env = "HOLDFAST_CA", value_name = "FILE")]
+    ca: Option<std::path::PathBuf>,
 }
 
 impl MembersCommand {
@@ -128,7 +135,7 @@ pub(super) async fn of_leader(client: &Client) -> Result<Members, CliError> {
     let status = super::cluster::leader_status(client).await?;
     let address = status.leader_address.clone().unwrap_or_default();
     let from_leader = async {
-        let client = Client::new([address])?.with_deadline(Duration::from_secs(3));
+        let client = client.at(&address).with_deadline(Duration::from_secs(3));
         client.get::<Members>("/api/cluster/members?consistency=local").await
     };
     match from_leader.await {
@@ -270,7 +277,11 @@ impl ReplaceCommand {
 
 impl RejoinCommand {
     async fn run(self) -> Result<u8, CliError> {
-        let client = Client::new([self.node.clone()])?.with_deadline(CHANGE_LIMIT);
+        let client = {
+            let access = Access::from_flags(self.token_file.as_deref(), self.ca.as_deref())
+                .map_err(api::ClientError::from)?;
+            Client::with_access([self.node.clone()], access)?.with_deadline(CHANGE_LIMIT)
+        };
         let body = Rejoin { node_id: self.node_id.clone() };
         let _: MemberChanged = client.post("/api/admin/rejoin", &body, Repeat::Never).await?;
         print::out(&format!(

@@ -16,6 +16,7 @@ mod print;
 mod recover_quorum;
 pub mod reference;
 mod rolling_restart;
+mod secrets;
 mod settings;
 mod storage;
 pub mod submit;
@@ -26,7 +27,9 @@ pub use arguments::Arguments;
 pub use check::check_config;
 pub use check_peers::check_peers;
 
+use api::http::Access;
 use api::{Client, ClientError, ErrorCode};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use submit::SendError;
 
@@ -69,6 +72,10 @@ pub enum Command {
     RollingRestart(rolling_restart::RollingRestartCommand),
     /// Found a new cluster from a survivor's directory, when a quorum is gone for good.
     RecoverQuorum(recover_quorum::RecoverQuorumCommand),
+    /// Hash a password (argon2id) for `auth_users`; it is read from standard input.
+    HashPassword(secrets::HashPasswordCommand),
+    /// Make a token for a worker, the monitor, the recovery daemon or a script.
+    Token(secrets::TokenCommand),
 }
 
 impl Command {
@@ -89,6 +96,8 @@ impl Command {
             Command::Restore(command) => command.run().await,
             Command::RollingRestart(command) => command.run().await,
             Command::RecoverQuorum(command) => command.run().await,
+            Command::HashPassword(command) => command.run(),
+            Command::Token(command) => command.run(),
         };
         match outcome {
             Ok(code) => ExitCode::from(code),
@@ -112,6 +121,12 @@ pub struct ClusterArgs {
         value_name = "HOST:PORT,…"
     )]
     pub coordinators: Vec<String>,
+    /// File with the token to show; HOLDFAST_TOKEN holds one where there is no file.
+    #[arg(long, env = "HOLDFAST_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Certificates (PEM) of the authorities to trust with https, in place of the system's.
+    #[arg(long, env = "HOLDFAST_CA", value_name = "FILE")]
+    pub ca: Option<PathBuf>,
     /// Print one JSON document instead of tables.
     #[arg(long)]
     pub json: bool,
@@ -121,14 +136,19 @@ impl ClusterArgs {
     /// A client of that cluster.
     pub fn client(&self) -> Result<Client, CliError> {
         for address in &self.coordinators {
-            let named = address.trim();
+            let named = address.trim().trim_end_matches('/');
+            let named = named.strip_prefix("https://").or(named.strip_prefix("http://")).unwrap_or(named);
             let port =
                 named.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
             if !named.is_empty() && port.is_none_or(|(host, port)| host.is_empty() || port == 0) {
-                return Err(CliError::Usage(format!("--coordinators: {named:?} is not host:port")));
+                return Err(CliError::Usage(format!(
+                    "--coordinators: {named:?} is not host:port or https://host:port"
+                )));
             }
         }
-        Ok(Client::new(self.coordinators.iter().cloned())?)
+        let access =
+            Access::from_flags(self.token_file.as_deref(), self.ca.as_deref()).map_err(ClientError::from)?;
+        Ok(Client::with_access(self.coordinators.iter().cloned(), access)?)
     }
 }
 
@@ -237,9 +257,13 @@ mod tests {
     fn an_address_without_a_port_is_named() {
         let cluster = |list: &str| ClusterArgs {
             coordinators: list.split(',').map(str::to_owned).collect(),
+            token_file: None,
+            ca: None,
             json: false,
         };
         assert!(cluster("127.0.0.1:8080, [::1]:8081").client().is_ok());
+        assert!(cluster("http://127.0.0.1:8080/").client().is_ok());
+        assert!(matches!(cluster("https://a:1,b:2").client(), Err(CliError::Client(ClientError::Access(_)))));
         for wrong in ["localhost", "a:1,b", ":8080", "a:0", "a:99999"] {
             assert!(matches!(cluster(wrong).client(), Err(CliError::Usage(_))), "{wrong}");
         }

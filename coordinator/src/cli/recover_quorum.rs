@@ -119,7 +119,7 @@ async fn refuse_while_one_runs(examined: &[Examined], cluster_id: &str) -> Resul
         }
         let url = format!("http://{address}{IDENTITY_PATH}");
         let card = async {
-            let client = reqwest::Client::builder().timeout(ASK_LIMIT).build().ok()?;
+            let client = api::http::builder().timeout(ASK_LIMIT).build().ok()?;
             client.get(url).send().await.ok()?.json::<IdentityCard>().await.ok()
         };
         match card.await {

@@ -76,7 +76,7 @@ impl RollingRestartCommand {
             if verdict.can_lose { Ok(()) } else { Err(verdict.why) }
         })
         .await?;
-        let before = look(&address).await.map_err(|why| {
+        let before = look(client, &address).await.map_err(|why| {
             CliError::CouldNotTell(format!("{} at {address} does not say how it is: {why}", node.node_id))
         })?;
         if before.current_leader.as_ref() == Some(&node.node_id) && before.voters.len() > 1 {
@@ -102,7 +102,7 @@ impl RollingRestartCommand {
             }
         }
         self.wait(&format!("{} is back and has caught up", node.node_id), || async {
-            let now = look(&address).await?;
+            let now = look(client, &address).await?;
             if now.boot_nonce == before.boot_nonce {
                 return Err("it has not been restarted yet".into());
             }
@@ -147,9 +147,8 @@ impl RollingRestartCommand {
     }
 }
 
-async fn look(address: &str) -> Result<Status, String> {
-    let client = Client::new([address.to_owned()]).map_err(|e| e.to_string())?;
-    client.with_deadline(LOOK_LIMIT).get("/api/status").await.map_err(|e| e.to_string())
+async fn look(client: &Client, address: &str) -> Result<Status, String> {
+    client.at(address).with_deadline(LOOK_LIMIT).get("/api/status").await.map_err(|e| e.to_string())
 }
 
 async fn run(command: &str, node: &str, address: &str) -> Result<(), CliError> {

@@ -26,8 +26,9 @@ impl SnapshotCommand {
     pub async fn run(self) -> Result<u8, CliError> {
         let mut rows = Vec::new();
         let mut failed = None;
-        for address in self.cluster.client()?.addresses() {
-            let one = api::Client::new([address.clone()])?.with_deadline(SNAPSHOT_LIMIT);
+        let client = self.cluster.client()?;
+        for address in client.addresses() {
+            let one = client.at(address).with_deadline(SNAPSHOT_LIMIT);
             let taken: Result<SnapshotTaken, _> =
                 one.post("/api/admin/snapshot", &AdminCall::default(), Repeat::Idempotent).await;
             match taken {

@@ -18,15 +18,15 @@ pub struct Findings {
 }
 
 impl Findings {
-    fn fault(&mut self, key: &str, why: impl Into<String>) {
+    pub(crate) fn fault(&mut self, key: &str, why: impl Into<String>) {
         self.faults.push(ConfigError::invalid(key, why));
     }
 
-    fn warn(&mut self, key: &'static str, text: impl Into<String>) {
+    pub(crate) fn warn(&mut self, key: &'static str, text: impl Into<String>) {
         self.remarks.push(Remark { grade: Grade::Warning, key, text: text.into() });
     }
 
-    fn note(&mut self, key: &'static str, text: impl Into<String>) {
+    pub(crate) fn note(&mut self, key: &'static str, text: impl Into<String>) {
         self.remarks.push(Remark { grade: Grade::Note, key, text: text.into() });
     }
 }
@@ -303,15 +303,7 @@ fn logs(config: &Config, found: &mut Findings) {
 }
 
 fn access(config: &Config, found: &mut Findings) {
-    if config.enable_auth || !config.auth_users.is_empty() {
-        found.fault("enable_auth", "not available in this version: logins are refused rather than ignored");
-    }
-    if config.enable_tls || config.cert_path.is_some() || config.ca_path.is_some() {
-        found.fault("enable_tls", "not available in this version: TLS is refused rather than ignored");
-    }
-    if config.cluster_secret_file.is_some() {
-        found.fault("cluster_secret_file", "not available in this version");
-    }
+    crate::access::settings::check(config, found);
 }
 
 fn database(config: &Config, found: &mut Findings) {
@@ -330,7 +322,7 @@ fn database(config: &Config, found: &mut Findings) {
 }
 
 fn network(config: &Config, found: &mut Findings) {
-    if !config.allow_insecure_network && !is_loopback(config.bind_host()) {
+    if !config.allow_insecure_network && !config.enable_auth && !is_loopback(config.bind_host()) {
         found.warn(
             "allow_insecure_network",
             format!(

@@ -60,6 +60,9 @@ pub struct AuthUser {
     pub username: String,
     /// Its argon2id hash.
     pub password_hash: String,
+    /// What it may do; without it, the role it is called after, else `viewer`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<api::AccessRole>,
 }
 
 /// `PEERS=host:port,id=host:port` becomes the list the file would have; all faults at once.

@@ -4,6 +4,7 @@ use super::App;
 use super::extract::{Id, JsonBody, OptionalJson, Params};
 use super::problem::{self, ApiError, ApiResult};
 use super::read::Freshness;
+use crate::access::outbound::PeerError;
 use crate::members::checks;
 use crate::members::join::{JoinRequest, Terms};
 use crate::node::MembershipError;
@@ -81,7 +82,6 @@ async fn add(
     State(app): State<App>,
     JsonBody(body): JsonBody<AddMember>,
 ) -> ApiResult<(StatusCode, Json<MemberChanged>)> {
-    let url = format!("http://{}{IDENTITY_PATH}", body.address);
     let unasked = |why: String| {
         let detail = format!(
             "the node at {} does not say who it is ({why}): start it with a config whose `peers` name members of this cluster, then ask again",
@@ -89,12 +89,12 @@ async fn add(
         );
         ApiError::new(ErrorCode::InvalidState, detail)
     };
-    let sent = app.forwarding.get(url).timeout(CARD_LIMIT).send().await;
-    let answer = sent.and_then(reqwest::Response::error_for_status);
-    let card: IdentityCard = match answer {
-        Ok(answer) => answer.json().await.map_err(|e| unasked(e.to_string()))?,
-        Err(e) => return Err(unasked(api::client::error_chain(&e))),
+    let peers = app.node.outbound().map_err(|why| ApiError::new(ErrorCode::Internal, why))?;
+    let card = async {
+        let answer = peers.get(&body.address, IDENTITY_PATH, Some(CARD_LIMIT)).await?;
+        Ok::<_, PeerError>(answer.error_for_status()?.json::<IdentityCard>().await?)
     };
+    let card = card.await.map_err(|e| unasked(e.to_string()))?;
     let own_cluster = app.node.cluster_id();
     if let Some(founding) = &card.founding
         && Some(&founding.cluster_id) != own_cluster.as_ref()
@@ -158,9 +158,10 @@ async fn give_up(app: &App, to: Option<&str>) -> ApiResult<Json<Leadership>> {
     Ok(Json(Leadership { leader: view.leader, term: view.term }))
 }
 
-#[derive(Debug, Deserialize)]
+/// Query of `can_lose`.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
-struct WithoutNode {
+pub struct WithoutNode {
     node: String,
 }
 

@@ -1,18 +1,18 @@
-//! The one layer round every route: its clock, its id, its guard, and the way to the leader.
+//! The one layer round every route: its clock, its id, its guard, the check of the caller, and the way to the leader.
 //!
 //! It is one layer and not four because of what a layer costs: for every request, axum copies the
 //! whole stack of boxed services below it and boxes its future.
 
-use super::{App, forward, guard, request_id::Followed, timing};
+use super::{App, access, forward, guard, request_id::Followed, timing};
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 /// Round what any node answers itself.
 pub async fn of_this_node(State(app): State<App>, request: Request, next: Next) -> Response {
-    let work = |app, request| async move {
+    let work = |app: App, request| async move {
         match guard::check(&app, &request) {
-            Ok(()) => next.run(request).await,
+            Ok(()) => access::then(&app.access, request, |request| next.run(request)).await,
             Err(refusal) => refusal.into_response(),
         }
     };
@@ -22,11 +22,13 @@ pub async fn of_this_node(State(app): State<App>, request: Request, next: Next) 
 /// Round what only the leader answers.
 pub async fn of_the_leader(State(app): State<App>, request: Request, next: Next) -> Response {
     let work = |app: App, request| async move {
-        let answer = match guard::check(&app, &request) {
-            Ok(()) => forward::to_leader(&app, request, next).await,
-            Err(refusal) => Err(refusal),
+        let lead = async |request| {
+            forward::to_leader(&app, request, next).await.unwrap_or_else(IntoResponse::into_response)
         };
-        answer.unwrap_or_else(IntoResponse::into_response)
+        match guard::check(&app, &request) {
+            Ok(()) => access::then(&app.access, request, lead).await,
+            Err(refusal) => refusal.into_response(),
+        }
     };
     serve(app, request, work).await
 }

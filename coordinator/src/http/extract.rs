@@ -12,8 +12,8 @@ use super::problem::ApiError;
 use api::ErrorCode;
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
-use axum::http::header;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
 use http_body_util::{BodyExt, Limited};
 use serde::de::DeserializeOwned;
 use std::time::Duration;
@@ -89,17 +89,23 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
 
 /// Reads the whole body, within its limits of size and time.
 pub async fn read_body(request: Request<Body>) -> Result<Bytes, ApiError> {
+    let (parts, body) = request.into_parts();
+    read_whole(&parts.headers, body).await
+}
+
+/// The same, where the request was taken apart before.
+pub async fn read_whole(headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
     let too_large = || {
         ApiError::new(
             ErrorCode::BodyTooLarge,
             format!("the body is larger than {MAX_BODY_BYTES} bytes; send fewer or smaller tasks at once"),
         )
     };
-    let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
     if announced.is_some_and(|bytes: u64| bytes > MAX_BODY_BYTES as u64) {
         return Err(too_large());
     }
-    let collect = Limited::new(request.into_body(), MAX_BODY_BYTES).collect();
+    let collect = Limited::new(body, MAX_BODY_BYTES).collect();
     match tokio::time::timeout(BODY_LIMIT, collect).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(e)) if e.downcast_ref::<http_body_util::LengthLimitError>().is_some() => Err(too_large()),

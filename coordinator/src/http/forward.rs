@@ -34,8 +34,13 @@ const PATIENCE_STEP: Duration = Duration::from_millis(10);
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 
 /// Headers of the request that the leader is to see.
-const REQUEST_HEADERS: [HeaderName; 4] =
-    [header::CONTENT_TYPE, header::ACCEPT, header::USER_AGENT, HeaderName::from_static("idempotency-key")];
+const REQUEST_HEADERS: [HeaderName; 5] = [
+    header::AUTHORIZATION,
+    header::CONTENT_TYPE,
+    header::ACCEPT,
+    header::USER_AGENT,
+    HeaderName::from_static("idempotency-key"),
+];
 
 /// Headers of the leader's answer that the client is to see.
 const ANSWER_HEADERS: [HeaderName; 5] = [
@@ -78,17 +83,14 @@ pub fn decide(role: Role, role_detail: Option<&str>, leader: Option<String>, for
     }
 }
 
-/// The one client that forwarding uses; connections are kept.
-pub fn client() -> reqwest::Result<reqwest::Client> {
-    reqwest::Client::builder()
+/// The limits of the one client that forwarding uses; connections are kept.
+pub fn tune(builder: reqwest::ClientBuilder) -> reqwest::ClientBuilder {
+    builder
         .connect_timeout(CONNECT_LIMIT)
         .pool_idle_timeout(Duration::from_secs(30))
         .pool_max_idle_per_host(256)
         .tcp_nodelay(true)
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
         .retry(reqwest::retry::never())
-        .build()
 }
 
 /// Has the leader answer: this node where it leads, else the one that does.
@@ -171,8 +173,8 @@ async fn forward(app: &App, kept: &Kept, leader: &str) -> Response {
 }
 
 async fn send(app: &App, kept: &Kept, leader: &str) -> ApiResult<Response> {
-    let url = format!("http://{leader}{}", kept.path);
-    let mut onward = app.forwarding.request(kept.method.clone(), url).timeout(ANSWER_LIMIT);
+    let url = format!("{}://{leader}{}", app.forwarding.scheme(), kept.path);
+    let mut onward = app.forwarding.get().request(kept.method.clone(), url).timeout(ANSWER_LIMIT);
     for (name, value) in &kept.headers {
         onward = onward.header(name, value);
     }
@@ -235,6 +237,10 @@ mod tests {
     use axum::routing::post;
     use tokio::io::AsyncReadExt;
     use tokio::net::TcpListener;
+
+    fn client() -> reqwest::Result<reqwest::Client> {
+        crate::access::outbound::NodeClient::new(None, tune).map(|client| client.get())
+    }
 
     fn code(verdict: Verdict) -> ErrorCode {
         match verdict {

@@ -1,17 +1,20 @@
 //! The HTTP API: a router, one file per resource, and what stands before and behind the handlers.
 //!
 //! A request passes, in this order and in one layer ([`entrance`]): the clock of [`timing`], the
-//! [`guard`] (origin, content type), for writes and worker calls the [`forward`]ing to the leader,
+//! [`guard`] (origin, content type), the check of the caller ([`access`]), for writes and worker calls the [`forward`]ing to the leader,
 //! then its handler. Whatever goes
 //! wrong anywhere leaves as a [`problem`] document.
 //!
 //! Invariant: status, health, report, logs and metrics are answered from what this node knows, and
 //! never wait for consensus. They have to answer when it is stuck.
 
+pub mod access;
 pub mod admin;
+pub mod auth;
 pub mod backup;
 pub mod cluster;
 pub mod config;
+pub mod connections;
 pub mod entrance;
 pub mod extract;
 pub mod fence;
@@ -22,18 +25,22 @@ pub mod leases;
 pub mod maintenance;
 pub mod node_health;
 pub mod observe;
+pub mod openapi;
 pub mod problem;
 pub mod read;
 pub mod request_id;
 pub mod results;
 pub mod settings;
 pub mod stored;
+pub mod table;
 pub mod tasks;
 pub mod timing;
 pub mod unbuilt;
 pub mod validate;
 pub mod workers;
 
+use crate::access::Access;
+use crate::access::outbound::NodeClient;
 use crate::command::{Command, Reply};
 use crate::config::Config;
 use crate::dispatch::Dispatch;
@@ -95,7 +102,11 @@ pub struct Parts {
     /// When the process started.
     pub started_at: Instant,
     /// The client that forwards to the leader.
-    pub(crate) forwarding: reqwest::Client,
+    pub(crate) forwarding: Arc<NodeClient>,
+    /// Who may do what.
+    pub access: Access,
+    /// The connections to this node.
+    pub connections: Arc<connections::Limit>,
     /// Where this node is reached, as a header says it.
     pub(crate) own_address: HeaderValue,
     /// Names under which a browser may reach this node.
@@ -116,8 +127,11 @@ impl App {
         live: Live,
     ) -> Result<App, String> {
         let config = live.config();
-        let forwarding =
-            forward::client().map_err(|e| format!("the forwarding client can't be made: {e}"))?;
+        let access = Access::from_config(&config).map_err(|e| e.to_string())?;
+        let forwarding = NodeClient::new(access.tls().cloned(), forward::tune)
+            .map_err(|e| format!("the forwarding client can't be made: {e}"))?;
+        let forwarding = Arc::new(forwarding);
+        let connections = connections::Limit::new(config.max_concurrent_connections);
         let own_hosts = Arc::new(guard::own_hosts(&config));
         let started_at = Instant::now();
         let store_queries = Arc::new(Semaphore::new(stored::MAX_QUERIES));
@@ -144,6 +158,8 @@ impl App {
             live,
             started_at,
             forwarding,
+            access,
+            connections,
             own_address,
             own_hosts,
             store_queries,
@@ -203,6 +219,8 @@ pub fn router(app: App) -> Router {
         .merge(cluster::of_this_node())
         .merge(node_health::routes())
         .merge(observe::routes())
+        .merge(auth::routes())
+        .merge(openapi::routes())
         .merge(config::routes())
         .merge(admin::routes())
         .merge(backup::reads())
@@ -213,6 +231,14 @@ pub fn router(app: App) -> Router {
         .fallback(unknown_endpoint.layer(entrance.clone()))
         .method_not_allowed_fallback(method_not_allowed.layer(entrance))
         .with_state(app)
+}
+
+/// The API and the peers' paths, as one port serves them.
+pub fn served(app: App) -> Router {
+    let checked = middleware::from_fn_with_state(app.access.clone(), access::check);
+    let folder = app.config.data_dir.join("tmp");
+    let history = crate::raft::history::router(Arc::clone(&app.store), folder);
+    crate::raft::routes::router(app.node.clone()).merge(history).layer(checked).merge(router(app))
 }
 
 async fn unknown_endpoint(request: Request) -> ApiError {
@@ -230,5 +256,7 @@ pub(crate) fn fresh_id() -> String {
     ulid::Ulid::generate().to_string()
 }
 
+#[cfg(test)]
+mod access_tests;
 #[cfg(test)]
 mod tests;

@@ -72,9 +72,10 @@ async fn log(State(app): State<App>) -> Json<PartHealth> {
     Json(log_part(&app, &vitals(&app)))
 }
 
-#[derive(Debug, Deserialize)]
+/// Query of `state_checksum`.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
-struct ChecksumQuery {
+pub struct ChecksumQuery {
     index: Option<u64>,
 }
 

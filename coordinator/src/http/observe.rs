@@ -25,9 +25,10 @@ pub fn routes() -> Router<App> {
     Router::new().route("/api/debug/raft_log", get(raft_log)).route("/api/logs", get(logs))
 }
 
-#[derive(Debug, Deserialize)]
+/// Query of `raft_log`.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
-struct LogQuery {
+pub struct LogQuery {
     from: Option<u64>,
     limit: Option<usize>,
 }
@@ -85,9 +86,10 @@ fn decode(data: &[u8]) -> Vec<Value> {
     }
 }
 
-#[derive(Debug, Deserialize)]
+/// Query of `logs`.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
-struct LinesQuery {
+pub struct LinesQuery {
     since: Option<u64>,
     level: Option<String>,
     limit: Option<usize>,

@@ -15,7 +15,7 @@ use std::time::Duration;
 pub const INDEX_LIMIT: Duration = Duration::from_secs(5);
 
 /// `?consistency=`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Consistency {
     /// Sees every write that was answered before.
@@ -26,7 +26,7 @@ pub enum Consistency {
 }
 
 /// A request with nothing but `consistency` and `min_index`.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 pub struct Freshness {
     /// How current.

@@ -24,13 +24,16 @@ pub fn reads() -> Router<App> {
     Router::new().route("/api/results", get(list))
 }
 
-#[derive(Debug, Deserialize)]
+/// Query of `results`.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
-struct ResultQuery {
+pub struct ResultQuery {
     #[serde(rename = "type")]
     kind: Option<String>,
     status: Option<TaskState>,
+    #[param(value_type = Option<String>, format = DateTime)]
     from: Option<Timestamp>,
+    #[param(value_type = Option<String>, format = DateTime)]
     to: Option<Timestamp>,
     limit: Option<usize>,
     after: Option<u64>,
@@ -42,9 +45,9 @@ struct ResultQuery {
 }
 
 /// What a list of results is given as.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
-enum Format {
+pub enum Format {
     /// A page.
     #[default]
     Json,

@@ -5,6 +5,7 @@ use super::keyed::{self, Keyed, KeyedOptional};
 use super::problem::{ApiError, ApiResult};
 use super::read::{Consistency, Freshness};
 use super::{App, validate};
+use crate::access::Caller;
 use crate::command::{Command, KeyedWrite, Reply};
 use crate::machine::TaskFilter;
 use crate::node::Applied;
@@ -63,8 +64,8 @@ async fn submit(State(app): State<App>, Keyed { key, body }: Keyed<NewTask>) -> 
 }
 
 /// Answer to a repeated submission.
-#[derive(serde::Serialize)]
-struct Repeated {
+#[derive(serde::Serialize, utoipa::ToSchema)]
+pub struct Repeated {
     #[serde(flatten)]
     submitted: Submitted,
     /// The first one's record; none in the moment in which it leaves memory.
@@ -89,7 +90,7 @@ async fn submit_batch(State(app): State<App>, Keyed { key, body }: Keyed<NewBatc
 }
 
 /// Body of a request that has nothing to say.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Nothing {}
 
@@ -124,9 +125,11 @@ async fn retry_many(State(app): State<App>, Keyed { key, body }: Keyed<RetryMany
 
 async fn report(
     State(app): State<App>,
+    caller: Caller,
     Id(task_id): Id,
     JsonBody(report): JsonBody<ResultReport>,
 ) -> ApiResult<Json<TaskStanding>> {
+    caller.speaks_for(&report.worker_id)?;
     validate::name("worker_id", &report.worker_id).map_err(invalid)?;
     app.dispatch.heard(&report.worker_id);
     let (worker_id, token) = (report.worker_id.clone(), report.token);
@@ -154,9 +157,9 @@ fn standing(task_id: String, applied: Applied) -> ApiResult<Json<TaskStanding>> 
 }
 
 /// `GET /api/tasks`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
-struct ListQuery {
+pub struct ListQuery {
     status: Option<TaskState>,
     #[serde(rename = "type")]
     kind: Option<String>,

@@ -18,31 +18,41 @@ mod backup;
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A node of its own, ended with the test.
-struct Live {
-    app: App,
-    router: Router,
+pub(super) struct Live {
+    pub(super) app: App,
+    pub(super) router: Router,
     dispatch: tokio::task::JoinHandle<()>,
     _folder: tempfile::TempDir,
 }
 
-struct Answer {
-    status: StatusCode,
-    headers: HeaderMap,
-    body: Value,
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Value,
 }
 
 impl Live {
     /// A node that has not been started: role uninitialised.
     fn idle() -> Live {
-        Live::in_folder(tempfile::tempdir().unwrap())
+        Live::with_config(json!({}))
+    }
+
+    /// The same with other keys in its config.
+    pub(super) fn with_config(more: Value) -> Live {
+        Live::configured(tempfile::tempdir().unwrap(), more)
     }
 
     fn in_folder(folder: tempfile::TempDir) -> Live {
-        let config: Config = serde_json::from_value(json!({
+        Live::configured(folder, json!({}))
+    }
+
+    fn configured(folder: tempfile::TempDir, more: Value) -> Live {
+        let mut config = json!({
             "node_id": "n1", "host": "127.0.0.1", "port": 8080, "data_dir": folder.path(),
             "enable_redundancy": false,
-        }))
-        .unwrap();
+        });
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let config: Config = serde_json::from_value(config).unwrap();
         let config = Arc::new(config);
         let identity = Identity::open(folder.path(), "n1").unwrap();
         let node = Node::new(identity, &config);
@@ -61,12 +71,17 @@ impl Live {
             crate::live::Live::fixed(config.as_ref().clone()),
         )
         .unwrap();
-        Live { router: router(app.clone()), app, dispatch: running, _folder: folder }
+        Live { router: served(app.clone()), app, dispatch: running, _folder: folder }
     }
 
     /// A node that leads its cluster of one.
     async fn leading() -> Live {
         Live::idle().started().await
+    }
+
+    /// Founds its cluster of one and leads it.
+    pub(super) async fn lead(self) -> Live {
+        self.started().await
     }
 
     async fn started(self) -> Live {
@@ -80,7 +95,7 @@ impl Live {
         live
     }
 
-    async fn send(&self, request: axum::http::Request<Body>) -> Answer {
+    pub(super) async fn send(&self, request: axum::http::Request<Body>) -> Answer {
         let response = tokio::time::timeout(DEADLINE, self.router.clone().oneshot(request))
             .await
             .expect("an answer within the deadline")
@@ -138,7 +153,7 @@ impl Live {
         self.get(&format!("/api/tasks/{id}")).await.body["state"].as_str().unwrap_or("none").to_owned()
     }
 
-    async fn end(self) {
+    pub(super) async fn end(self) {
         self.dispatch.abort();
         self.app.node.stop().await;
     }

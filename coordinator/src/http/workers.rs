@@ -5,6 +5,7 @@ use super::problem::{self, ApiError, ApiResult};
 use super::read::Freshness;
 use super::tasks::{Nothing, invalid, unexpected};
 use super::{App, validate};
+use crate::access::Caller;
 use crate::command::{Command, Reply};
 use crate::dispatch::DispatchError;
 use crate::node::Applied;
@@ -36,7 +37,12 @@ pub fn reads() -> Router<App> {
     Router::new().route("/api/workers", get(list))
 }
 
-async fn register(State(app): State<App>, JsonBody(body): JsonBody<Register>) -> ApiResult<Json<Registered>> {
+async fn register(
+    State(app): State<App>,
+    caller: Caller,
+    JsonBody(body): JsonBody<Register>,
+) -> ApiResult<Json<Registered>> {
+    caller.speaks_for(&body.worker_id)?;
     let worker = validate::worker(body).map_err(invalid)?;
     let worker_id = worker.worker_id.clone();
     app.propose(Command::RegisterWorker { worker }).await?;

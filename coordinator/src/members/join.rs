@@ -9,6 +9,7 @@
 //! Asking twice is harmless: who is a member gets the same answer again.
 
 use super::checks::{Join, may_join};
+use crate::access::outbound::Outbound;
 use crate::machine::members::{MemberChange, MemberRecord, MemberStep};
 use crate::machine::version::MACHINE_VERSION;
 use crate::node::{MembershipError, Node, NodeError};
@@ -134,12 +135,11 @@ impl Node {
 }
 
 /// Asks the member at `address`, and the leader it names, to take this node in.
-pub async fn ask(http: &reqwest::Client, address: &str, request: &JoinRequest) -> Result<Welcome, String> {
+pub async fn ask(peers: &Outbound, address: &str, request: &JoinRequest) -> Result<Welcome, String> {
     let mut address = address.to_owned();
     for hop in 0..2 {
-        let url = format!("http://{address}{JOIN_PATH}");
-        let sent = http.post(url).timeout(ANSWER_LIMIT).json(request).send().await;
-        let answer = sent.map_err(|e| format!("{address}: {}", api::client::error_chain(&e)))?;
+        let sent = peers.post(&address, JOIN_PATH, request, Some(ANSWER_LIMIT)).await;
+        let answer = sent.map_err(|e| format!("{address}: {e}"))?;
         if answer.status().is_success() {
             return answer.json().await.map_err(|e| format!("{address}: the answer can't be read: {e}"));
         }

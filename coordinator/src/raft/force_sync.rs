@@ -177,7 +177,7 @@ fn log_differs(own: &StateChecksum, agreed: &Agreed) -> Option<String> {
 /// Asks the peers, fetches and verifies the majority's state, and leaves the plan for the next
 /// start.
 pub async fn prepare(node: &Node, config: &Config, why: &str, operation: &Operation) -> Result<(), String> {
-    let http = PeerHttp::new(reqwest::Client::new());
+    let http = PeerHttp::new(node.outbound()?);
     let mut last = String::new();
     for _ in 0..ROUNDS {
         let work = attempt(node, config, why, operation, &http);

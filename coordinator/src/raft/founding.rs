@@ -13,6 +13,7 @@
 //! - Entries of the peer list that turn out to be the node itself (by id and boot nonce, not by
 //!   address) are left out, so that a list may name every node.
 
+use crate::access::outbound::{Outbound, PeerError};
 use crate::config::Config;
 use crate::machine::version::MACHINE_VERSION;
 use crate::members::join::own_request;
@@ -27,6 +28,8 @@ use std::time::Duration;
 pub const IDENTITY_PATH: &str = "/raft/identity";
 /// The path that asks a node to accept a founding record.
 pub const FOUND_PATH: &str = "/raft/found";
+/// How long a peer may take to answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 /// Between two rounds of asking.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -162,18 +165,13 @@ impl Founder {
     }
 
     /// Works until the cluster is founded and this node is a member of it.
-    pub async fn found(&self, config: &Config) -> Result<Founding, crate::raft::DataError> {
+    pub async fn found(&self, config: &Config, peers: &Outbound) -> Result<Founding, crate::raft::DataError> {
         if !config.enable_redundancy && self.identity.lock().rejoins().is_none() {
             return self.found_alone();
         }
-        let http = reqwest::Client::builder()
-            .timeout(Duration::from_secs(1))
-            .connect_timeout(Duration::from_millis(500))
-            .build()
-            .unwrap_or_default();
         let mut told = String::new();
         loop {
-            match self.round(config, &http).await {
+            match self.round(config, peers).await {
                 Ok(founding) => {
                     self.identity.lock().set_founded()?;
                     return Ok(founding);
@@ -216,19 +214,19 @@ impl Founder {
     }
 
     /// One round of asking; the founding record once everybody has it.
-    async fn round(&self, config: &Config, http: &reqwest::Client) -> Result<Founding, Waiting> {
+    async fn round(&self, config: &Config, peers: &Outbound) -> Result<Founding, Waiting> {
         let own = self.card();
         if own.stage == Stage::Founded
             && let Some(founding) = own.founding
         {
             return Ok(founding);
         }
-        let (cards, silent) = ask_all(config, &own, http).await?;
+        let (cards, silent) = ask_all(config, &own, peers).await?;
         if let Some(founding) = &own.founding {
-            return self.carry_on(founding, &own, &cards, http).await;
+            return self.carry_on(founding, &own, &cards, peers).await;
         }
         if let Some((cluster_id, address)) = cluster_of_the_others(&own, &cards)? {
-            return self.join(&cluster_id, &address, &own, http).await;
+            return self.join(&cluster_id, &address, &own, peers).await;
         }
         if let Some(cluster_id) = self.identity.lock().rejoins() {
             return Err(Waiting {
@@ -281,7 +279,7 @@ impl Founder {
         let founding = Founding { cluster_id, members, machine_version };
         self.identity.lock().accept(&founding).map_err(wait)?;
         tracing::info!(cluster_id = %founding.cluster_id, members = founding.members.len(), "founding a cluster");
-        self.carry_on(&founding, &self.card(), &cards, http).await
+        self.carry_on(&founding, &self.card(), &cards, peers).await
     }
 
     /// Asks to be taken into the cluster that the peers are in.
@@ -290,7 +288,7 @@ impl Founder {
         cluster_id: &str,
         address: &str,
         own: &IdentityCard,
-        http: &reqwest::Client,
+        peers: &Outbound,
     ) -> Result<Founding, Waiting> {
         let waiting = |why: String| Waiting { joining: true, why };
         if let Some(before) = self.identity.lock().rejoins()
@@ -300,7 +298,7 @@ impl Founder {
                 "this node was in cluster {before}, its peers are in cluster {cluster_id}: start it with an empty data directory if it is to join that one"
             )));
         }
-        let asked = crate::members::join::ask(http, address, &own_request(own)).await;
+        let asked = crate::members::join::ask(peers, address, &own_request(own)).await;
         let welcome =
             asked.map_err(|why| waiting(format!("waiting to be taken into cluster {cluster_id}: {why}")))?;
         if welcome.founding.cluster_id != cluster_id {
@@ -325,7 +323,7 @@ impl Founder {
         founding: &Founding,
         own: &IdentityCard,
         cards: &BTreeMap<String, (String, IdentityCard)>,
-        http: &reqwest::Client,
+        peers: &Outbound,
     ) -> Result<Founding, Waiting> {
         let same = |card: &IdentityCard| card.founding.as_ref() == Some(founding);
         if cards.values().any(|(_, c)| c.stage == Stage::Founded && same(c)) {
@@ -344,13 +342,13 @@ impl Founder {
             if same(card) {
                 continue;
             }
-            let answer = http.post(format!("http://{address}{FOUND_PATH}")).json(founding).send().await;
+            let answer = peers.post(address, FOUND_PATH, founding, Some(ANSWER_LIMIT)).await;
             let refused = match answer {
                 Ok(answer) if answer.status().is_success() => continue,
                 Ok(answer) => {
                     answer.json::<api::Problem>().await.map_or_else(|e| e.to_string(), |p| p.detail)
                 }
-                Err(e) => api::client::error_chain(&e),
+                Err(e) => e.to_string(),
             };
             return Err(wait(format!(
                 "node {} did not accept the founding of the cluster: {refused}",
@@ -373,13 +371,13 @@ fn wait(why: impl Into<String>) -> Waiting {
 async fn ask_all(
     config: &Config,
     own: &IdentityCard,
-    http: &reqwest::Client,
+    peers: &Outbound,
 ) -> Result<(BTreeMap<String, (String, IdentityCard)>, Vec<String>), Waiting> {
     let asked = config.peers.iter().map(|peer| async move {
         let address = peer.address();
         let card = async {
-            let answer = http.get(format!("http://{address}{IDENTITY_PATH}")).send().await?;
-            answer.error_for_status()?.json::<IdentityCard>().await
+            let answer = peers.get(&address, IDENTITY_PATH, Some(ANSWER_LIMIT)).await?;
+            Ok::<_, PeerError>(answer.error_for_status()?.json::<IdentityCard>().await?)
         };
         (peer, address.clone(), card.await)
     });
@@ -390,7 +388,11 @@ async fn ask_all(
             Ok(card) => card,
             Err(e) => {
                 tracing::debug!(address, error = %e, "a peer did not say who it is");
-                silent.push(address);
+                silent.push(match e {
+                    // It is there: what keeps it away is for a person to mend.
+                    PeerError::Unproved { .. } => e.to_string(),
+                    _ => address,
+                });
                 continue;
             }
         };

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
 /// The header that carries it.
-pub(super) const HANDSHAKE: &str = "x-holdfast-handshake";
+pub(crate) const HANDSHAKE: &str = "x-holdfast-handshake";
 /// Names the verdict in the refusal of a handshake.
 pub(super) const VERDICT: &str = "x-holdfast-verdict";
 /// Another process of a member that was heard so lately is alive.

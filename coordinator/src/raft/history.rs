@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// The path under which peers fetch history.
-const HISTORY_PATH: &str = "/raft/history/{table}";
+pub const HISTORY_PATH: &str = "/raft/history/{table}";
 /// The slice holds the rows up to this log index.
 const UPTO_HEADER: &str = "holdfast-upto";
 /// `true` where more follow.

@@ -6,6 +6,7 @@
 //! - `log`: raft-engine, and the writer thread that makes many writes durable with one sync.
 //! - `log_end`: decides, before the engine opens, whether the log is whole, torn or damaged.
 //! - `applier`: applies committed entries to the machine and answers the waiters.
+//! - `greeting`: how a connection to a peer is opened, and what both sides prove.
 //! - `transport`, `frames`, `handshake`: one long-lived connection a direction to every peer.
 //! - `snapshots`: the machine as files, written behind the applier and fetched by peers.
 //! - `history`: finished history between peers; `force_sync`: the majority's state in place of ours.
@@ -20,8 +21,9 @@ pub mod election_lines;
 pub mod force_sync;
 pub mod founding;
 mod frames;
+pub mod greeting;
 pub mod handover;
-mod handshake;
+pub(crate) mod handshake;
 pub mod history;
 pub mod identity;
 pub mod limits;

@@ -1,10 +1,12 @@
-//! Asking a peer over HTTP: the one place that knows how its address becomes a URL.
+//! Asking a peer over HTTP: JSON, and chunks with their hash.
 //!
 //! Everything asked for here is bounded in time and bytes; bytes that have to be right come with
 //! their hash in a header.
 
+use crate::access::outbound::{Outbound, PeerError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::future::Future;
 use std::time::Duration;
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -18,18 +20,18 @@ const MAX_JSON_BYTES: usize = 4 * 1024 * 1024;
 /// A client of peers. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct PeerHttp {
-    http: reqwest::Client,
+    outbound: Outbound,
 }
 
 impl PeerHttp {
-    /// On this client.
-    pub fn new(http: reqwest::Client) -> PeerHttp {
-        PeerHttp { http }
+    /// With this node's certificate and proof, where peers ask for them.
+    pub fn new(outbound: Outbound) -> PeerHttp {
+        PeerHttp { outbound }
     }
 
     /// `GET`, as JSON.
     pub async fn get<T: DeserializeOwned>(&self, address: &str, path: &str) -> Result<T, String> {
-        self.json(self.http.get(url(address, path)), address, SILENCE).await
+        self.json(self.outbound.get(address, path, None), address, SILENCE).await
     }
 
     /// `POST` of JSON, answered with JSON within `limit`.
@@ -40,12 +42,12 @@ impl PeerHttp {
         body: &(impl Serialize + Sync),
         limit: Duration,
     ) -> Result<T, String> {
-        self.json(self.http.post(url(address, path)).json(body), address, limit).await
+        self.json(self.outbound.post(address, path, body, None), address, limit).await
     }
 
     async fn json<T: DeserializeOwned>(
         &self,
-        request: reqwest::RequestBuilder,
+        request: impl Future<Output = Result<reqwest::Response, PeerError>>,
         address: &str,
         limit: Duration,
     ) -> Result<T, String> {
@@ -66,7 +68,8 @@ impl PeerHttp {
         max_bytes: u64,
     ) -> Result<(reqwest::header::HeaderMap, Vec<u8>), String> {
         let max_bytes = usize::try_from(max_bytes).unwrap_or(usize::MAX);
-        let (headers, bytes) = body(self.http.get(url(address, path)), address, SILENCE, max_bytes).await?;
+        let (headers, bytes) =
+            body(self.outbound.get(address, path, None), address, SILENCE, max_bytes).await?;
         let named = headers.get(HASH_HEADER).and_then(|v| v.to_str().ok()).unwrap_or_default();
         if named != format!("{:032x}", xxh3_128(&bytes)) {
             return Err(format!("{} bytes of {address} are not what their hash says", bytes.len()));
@@ -75,19 +78,16 @@ impl PeerHttp {
     }
 }
 
-fn url(address: &str, path: &str) -> String {
-    format!("http://{address}{path}")
-}
-
 async fn body(
-    request: reqwest::RequestBuilder,
+    request: impl Future<Output = Result<reqwest::Response, PeerError>>,
     address: &str,
     limit: Duration,
     max_bytes: usize,
 ) -> Result<(reqwest::header::HeaderMap, Vec<u8>), String> {
     let failed = |e: reqwest::Error| api::client::error_chain(&e);
     let silent = |_| format!("{address} was silent for {} s", limit.as_secs());
-    let mut answer = tokio::time::timeout(limit, request.send()).await.map_err(silent)?.map_err(failed)?;
+    let mut answer =
+        tokio::time::timeout(limit, request).await.map_err(silent)?.map_err(|e| e.to_string())?;
     let (status, headers) = (answer.status(), answer.headers().clone());
     let mut bytes = Vec::new();
     while let Some(chunk) =

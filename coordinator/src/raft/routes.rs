@@ -1,5 +1,6 @@
 //! The paths peers use: who are you, accept this founding, upgrade to frames.
 
+use crate::http::extract::JsonBody;
 use crate::members::join::{JOIN_PATH, JoinRequest, Terms};
 use crate::node::{MembershipError, Node, NodeError};
 use crate::raft::force_sync::{SNAPSHOT_LIMIT, SNAPSHOT_NOW_PATH};
@@ -31,7 +32,7 @@ async fn identity(State(node): State<Node>) -> Json<IdentityCard> {
     Json(node.identity_card())
 }
 
-async fn found(State(node): State<Node>, Json(founding): Json<Founding>) -> Response<Body> {
+async fn found(State(node): State<Node>, JsonBody(founding): JsonBody<Founding>) -> Response<Body> {
     // Accepting syncs two files.
     let accepted = tokio::task::spawn_blocking(move || node.accept_founding(&founding)).await;
     match accepted {
@@ -45,7 +46,7 @@ async fn found(State(node): State<Node>, Json(founding): Json<Founding>) -> Resp
     }
 }
 
-async fn join(State(node): State<Node>, Json(request): Json<JoinRequest>) -> Response<Body> {
+async fn join(State(node): State<Node>, JsonBody(request): JsonBody<JoinRequest>) -> Response<Body> {
     match node.take_in(&request, &Terms::default()).await {
         Ok(welcome) => Response::new(Body::from(serde_json::to_vec(&welcome).unwrap_or_default())),
         Err(error) => {

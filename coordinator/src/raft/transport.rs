@@ -15,9 +15,12 @@
 //! member comes and ends when it is taken out. A process that comes back after that, or on a
 //! directory that was rolled back, is told so in the answer to its handshake ([`Verdict`]).
 
+use crate::access::outbound::Outbound;
+use crate::http::connections::Held;
 use crate::machine::version::MACHINE_VERSION;
 use crate::raft::driver::{Inbox, Input};
 use crate::raft::frames::{Frames, KIND_ECHO, KIND_MESSAGES, KIND_PULSE, frame, invalid, pack, unpack};
+use crate::raft::greeting::{self, Greeting};
 use crate::raft::handover::Trouble;
 use crate::raft::handshake::{HANDSHAKE, Handshake, PeerState, Refusal, VERDICT};
 use crate::raft::identity::Member;
@@ -136,6 +139,7 @@ pub struct Transport {
     /// Attempts that fail in a row before the log says that a peer can't be reached.
     retry_limit: u32,
     snapshots: Snapshots,
+    outbound: Outbound,
     http: PeerHttp,
     /// True while a snapshot is fetched; one at a time.
     fetching: Arc<AtomicBool>,
@@ -153,6 +157,7 @@ impl Transport {
         connect_timeout: Duration,
         retry_limit: u32,
         snapshots: Snapshots,
+        outbound: Outbound,
         end: CancellationToken,
         listener: Arc<dyn Listener>,
     ) -> Arc<Transport> {
@@ -169,7 +174,8 @@ impl Transport {
             connect_timeout,
             retry_limit,
             snapshots,
-            http: PeerHttp::new(reqwest::Client::new()),
+            http: PeerHttp::new(outbound.clone()),
+            outbound,
             fetching: Arc::default(),
             connections: AtomicU64::new(0),
         });
@@ -384,6 +390,7 @@ impl Transport {
         let Some(peer) = self.peer(raft_id) else {
             return refuse(StatusCode::CONFLICT, format!("node {} has just gone", hello.node_id), None);
         };
+        let place = request.extensions().get::<Held>().cloned();
         let upgrade = hyper::upgrade::on(&mut request);
         let transport = self.clone();
         tokio::spawn(async move {
@@ -393,9 +400,13 @@ impl Transport {
             let end = peer.end.clone();
             let served = transport.receive(&peer, hello.boot_nonce, TokioIo::new(upgraded));
             tokio::select! { _ = end.cancelled() => {}, result = served => {
+                if let Err(why) = &result && why.kind() == std::io::ErrorKind::InvalidData {
+                    tracing::warn!(peer = %hello.node_id, %why, "a peer's connection was closed");
+                }
                 tracing::debug!(peer = %hello.node_id, connection, ?result, "a peer's connection ended");
             }}
             peer.state.lock().boot_heard = None;
+            drop(place);
         });
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -523,21 +534,11 @@ impl Transport {
     /// Connects and shakes hands.
     async fn connect(&self, peer: &Peer) -> std::io::Result<TokioIo<hyper::upgrade::Upgraded>> {
         let address = self.address_of(peer);
-        let tcp = tokio::net::TcpStream::connect(&address).await?;
-        tcp.set_nodelay(true)?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await.map_err(std::io::Error::other)?;
-        tokio::spawn(connection.with_upgrades());
-        let request = Request::builder()
-            .uri(CONNECT_PATH)
-            .header(header::HOST, &address)
-            .header(header::CONNECTION, "upgrade")
-            .header(header::UPGRADE, PROTOCOL)
-            .header(HANDSHAKE, self.handshake())
-            .body(Body::empty())
-            .map_err(std::io::Error::other)?;
+        let handshake = self.handshake();
+        let greeting =
+            Greeting { address: &address, path: CONNECT_PATH, protocol: PROTOCOL, handshake: &handshake };
         let (sent_us, sent_at) = (now_us(), Instant::now());
-        let response = sender.send_request(request).await.map_err(std::io::Error::other)?;
+        let response = greeting::send(&self.outbound, &greeting).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             let status = response.status();
             let verdict =

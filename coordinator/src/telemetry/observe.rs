@@ -21,12 +21,23 @@ pub fn register(app: &App) {
     gauge_f64(meter, &metrics::NODE_UPTIME, move || plain(started_at.elapsed().as_secs_f64()));
     let logs = app.logs.clone();
     counter(meter, &metrics::LOG_LINES_LOST, move || plain(logs.lost_lines()));
+    connections(meter, app);
     raft(meter, &app.node);
     peers(meter, &app.node);
     members(meter, &app.node, &app.live);
     machine(meter, &app.node);
     store(meter, &app.node, &app.store);
     process(meter, &app.sampler);
+}
+
+fn connections(meter: &Meter, app: &App) {
+    let limit = Arc::clone(&app.connections);
+    gauge(meter, &metrics::HTTP_CONNECTIONS, move || plain(limit.open() as u64));
+    let limit = Arc::clone(&app.connections);
+    counter(meter, &metrics::HTTP_CONNECTIONS_REFUSED, move || plain(limit.refused()));
+    if let Some(tls) = app.access.tls().cloned() {
+        gauge_f64(meter, &metrics::TLS_CERTIFICATE_END, move || plain(tls.not_after_s() as f64));
+    }
 }
 
 fn raft(meter: &Meter, node: &Node) {

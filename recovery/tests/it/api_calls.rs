@@ -40,7 +40,7 @@ impl Running {
         let end = CancellationToken::new();
         tokio::spawn(axum::serve(listener, api.router()).into_future());
         tokio::spawn(driver.run(orders, Arc::new(Notify::new()), end.clone()));
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let http = api::http::builder().no_proxy().build().unwrap();
         let running = Running { base: format!("http://{address}"), http, end };
         running.wait("the first round", |health| health["generation"].as_u64() > Some(0)).await;
         running

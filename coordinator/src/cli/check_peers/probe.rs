@@ -19,12 +19,15 @@ const SYNC_BYTES: usize = 4096;
 
 /// Measures everything the config names.
 pub(super) async fn measure(config: &Config) -> Measured {
-    let http = reqwest::Client::builder()
+    let access = api::http::Access::load(None, None, config.ca_path.as_deref()).unwrap_or_default();
+    let begun = access.builder(config.enable_tls).unwrap_or_else(|_| api::http::builder());
+    let http = begun
         .connect_timeout(Duration::from_secs(config.connection_timeout))
         .timeout(Duration::from_secs(config.connection_timeout + 2))
         .no_proxy()
         .build()
         .unwrap_or_default();
+    let http = Asking { http, scheme: api::http::scheme(config.enable_tls) };
     let data_dir = config.data_dir.clone();
     let disk = tokio::task::spawn_blocking(move || sync_times(&data_dir));
     let own = resolve(&config.host, config.port).await;
@@ -49,6 +52,18 @@ pub(super) async fn measure(config: &Config) -> Measured {
     Measured { peers, own, ports, disk }
 }
 
+/// Asks as this node's config says that its peers are asked.
+struct Asking {
+    http: reqwest::Client,
+    scheme: &'static str,
+}
+
+impl Asking {
+    fn get(&self, address: &str, path: &str) -> reqwest::RequestBuilder {
+        self.http.get(format!("{}://{address}{path}", self.scheme))
+    }
+}
+
 async fn why_not(host: &str, port: u16) -> String {
     match tokio::net::TcpListener::bind(join_host_port(host, port)).await {
         Ok(_) => "it was taken for a moment".into(),
@@ -64,7 +79,7 @@ async fn resolve(host: &str, port: u16) -> Result<Vec<String>, String> {
     if addresses.is_empty() { Err("the name has no address".into()) } else { Ok(addresses) }
 }
 
-async fn look_at(http: &reqwest::Client, config: &Config, peer: &Peer) -> PeerSeen {
+async fn look_at(http: &Asking, config: &Config, peer: &Peer) -> PeerSeen {
     let address = peer.address();
     let mut seen = PeerSeen {
         name: peer.id.clone().unwrap_or_else(|| address.clone()),
@@ -99,9 +114,9 @@ async fn look_at(http: &reqwest::Client, config: &Config, peer: &Peer) -> PeerSe
 }
 
 /// Asks who listens at an address, and how long the answer took.
-async fn who(http: &reqwest::Client, address: &str) -> (Answer, Duration) {
+async fn who(http: &Asking, address: &str) -> (Answer, Duration) {
     let began = Instant::now();
-    let answer = match http.get(format!("http://{address}{IDENTITY_PATH}")).send().await {
+    let answer = match http.get(address, IDENTITY_PATH).send().await {
         Err(error) if refused(&error) => Answer::Refused,
         Err(error) => Answer::Silent(error_chain(&error)),
         Ok(answer) if matches!(answer.status().as_u16(), 401 | 403) => Answer::Closed,
@@ -131,9 +146,9 @@ fn refused(error: &reqwest::Error) -> bool {
 }
 
 /// The peer's clock minus ours, taken in the middle of the round trip.
-async fn clock_offset_ms(http: &reqwest::Client, address: &str) -> Option<i64> {
+async fn clock_offset_ms(http: &Asking, address: &str) -> Option<i64> {
     let sent_ms = Timestamp::now().as_millisecond();
-    let answer = http.get(format!("http://{address}/api/report")).send().await.ok()?;
+    let answer = http.get(address, "/api/report").send().await.ok()?;
     let report: serde_json::Value = answer.error_for_status().ok()?.json().await.ok()?;
     let middle_ms = (sent_ms + Timestamp::now().as_millisecond()) / 2;
     let theirs: Timestamp = report["now"].as_str()?.parse().ok()?;

@@ -58,12 +58,11 @@ impl NodeSeen {
 }
 
 /// Asks the nodes that are named, and those they name.
-pub async fn collect(addresses: &[String]) -> Vec<NodeSeen> {
-    let mut given: Vec<String> =
-        addresses.iter().map(|a| a.trim().to_owned()).filter(|a| !a.is_empty()).collect();
+pub async fn collect(client: &Client) -> Vec<NodeSeen> {
+    let mut given: Vec<String> = client.addresses().to_vec();
     given.sort();
     given.dedup();
-    let mut nodes = join_all(given.iter().map(|address| look_at(address))).await;
+    let mut nodes = join_all(given.iter().map(|address| look_at(client, address))).await;
     let ids: Vec<String> = nodes.iter().filter_map(|n| n.node_id().map(str::to_owned)).collect();
     let mut others: Vec<(String, String)> = nodes
         .iter()
@@ -74,19 +73,13 @@ pub async fn collect(addresses: &[String]) -> Vec<NodeSeen> {
         .collect();
     others.sort();
     others.dedup_by(|a, b| a.0 == b.0);
-    nodes.extend(join_all(others.iter().map(|(_, address)| look_at(address))).await);
+    nodes.extend(join_all(others.iter().map(|(_, address)| look_at(client, address))).await);
     nodes
 }
 
-async fn look_at(address: &str) -> NodeSeen {
+async fn look_at(client: &Client, address: &str) -> NodeSeen {
     let mut seen = NodeSeen { address: address.to_owned(), ..NodeSeen::default() };
-    let client = match Client::new([address.to_owned()]) {
-        Ok(client) => client.with_deadline(LIMIT),
-        Err(error) => {
-            seen.error = Some(error.to_string());
-            return seen;
-        }
-    };
+    let client = client.at(address).with_deadline(LIMIT);
     match client.get::<Report>("/api/report").await {
         Ok(report) => seen.report = Some(report),
         Err(error) => {
@@ -132,7 +125,7 @@ async fn metrics(seen: &NodeSeen) -> Option<String> {
     }
     let host = seen.address.rsplit_once(':').map(|(host, _)| host)?;
     let port = config["prometheus_port"].as_u64()?;
-    let http = reqwest::Client::builder().timeout(LIMIT).no_proxy().build().ok()?;
+    let http = api::http::builder().timeout(LIMIT).no_proxy().build().ok()?;
     let answer = http.get(format!("http://{host}:{port}/metrics")).send().await.ok()?;
     let text = answer.error_for_status().ok()?.text().await.ok()?;
     (text.len() <= MAX_METRICS_BYTES).then_some(text)

@@ -38,8 +38,7 @@ pub struct DoctorCommand {
 
 impl DoctorCommand {
     pub async fn run(self) -> Result<u8, CliError> {
-        self.cluster.client()?;
-        let nodes = collect::collect(&self.cluster.coordinators).await;
+        let nodes = collect::collect(&self.cluster.client()?).await;
         let complaints = diagnose(&nodes);
         let file = match self.no_archive {
             true => None,
