@@ -46,7 +46,7 @@ impl History {
     pub fn register(&mut self, id: &str) {
         let worker = WorkerSpec {
             worker_id: id.into(),
-            labels: [("os".to_owned(), "linux".to_owned())].into(),
+            labels: [("os", "linux"), ("gpu", "a")].map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
             resources: BTreeMap::new(),
             slots: 1000,
             types: vec!["command".into(), "noop".into()],
