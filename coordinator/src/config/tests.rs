@@ -44,8 +44,9 @@ fn with(changes: Value) -> Value {
 fn the_guides_config_is_read_as_it_stands() {
     let (config, remarks) = load(guide(), &[]).unwrap();
     assert_eq!(config.peers.len(), 2);
-    assert_eq!(remarks.len(), 1, "{remarks:?}");
-    assert!(remarks[0].contains("can run commands"), "{remarks:?}");
+    assert_eq!(remarks.len(), 2, "{remarks:?}");
+    assert!(remarks[0].contains("is taken for a peer"), "{remarks:?}");
+    assert!(remarks[1].contains("can run commands"), "{remarks:?}");
 }
 
 #[test]
