@@ -45,6 +45,7 @@ struct World {
     done: BTreeSet<Tag>,
     refused: BTreeSet<Tag>,
     unknown: BTreeSet<Tag>,
+    lost: BTreeSet<Tag>,
     tags: Tag,
 }
 
@@ -68,6 +69,7 @@ impl World {
             done: BTreeSet::new(),
             refused: BTreeSet::new(),
             unknown: BTreeSet::new(),
+            lost: BTreeSet::new(),
             tags: 0,
         };
         (1..=size).for_each(|id| world.boot(id));
@@ -165,6 +167,7 @@ impl World {
         }
         self.refused.extend(turn.refused);
         self.unknown.extend(turn.unknown);
+        self.lost.extend(turn.lost);
         node.held.extend(turn.apply);
         if node.applies {
             for Committed { entry, tag, conf } in std::mem::take(&mut node.held) {
@@ -348,9 +351,10 @@ fn a_new_leader_ends_the_joint_configuration() {
     }
 }
 
-/// A change that the old leader could not commit is told as unknown, and may be made again.
+/// A change that the old leader could not commit, and that another's entry took the place of, is
+/// told as lost, and may be made again.
 #[test]
-fn a_change_that_is_cut_off_is_unknown() {
+fn a_change_that_is_cut_off_is_told_lost() {
     let mut world = World::new(3);
     let leader = world.leader();
     world.cut.insert(leader);
@@ -358,7 +362,7 @@ fn a_change_that_is_cut_off_is_unknown() {
     world.run(100);
     world.cut.clear();
     world.run(100);
-    assert!(world.unknown.contains(&tag) && !world.done.contains(&tag));
+    assert!(world.lost.contains(&tag) && !world.done.contains(&tag) && !world.unknown.contains(&tag));
     world.agree(&[1, 2, 3], &[]);
     world.change(vec![MemberStep::Learner(4)]);
 }
