@@ -168,7 +168,10 @@ fn no_such_method(request: &Request, methods: &[&'static str]) -> Response {
     let (method, path) = (request.method(), request.uri().path());
     let why = format!("{path} does not take {method}, only {}", methods.join(", "));
     let mut response = ApiError::new(ErrorCode::MethodNotAllowed, why).into_response();
-    if let Ok(allow) = HeaderValue::from_str(&methods.join(", ")) {
+    // Whoever may read may ask for the head alone.
+    let head = methods.contains(&"GET").then_some("HEAD");
+    let allow: Vec<&str> = methods.iter().copied().chain(head).collect();
+    if let Ok(allow) = HeaderValue::from_str(&allow.join(",")) {
         response.headers_mut().insert(header::ALLOW, allow);
     }
     response

@@ -248,8 +248,13 @@ async fn a_peer_is_let_in_by_its_proof_and_sees_ours() {
 
 #[tokio::test]
 async fn a_peer_without_a_certificate_is_refused_where_one_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(vec!["n1".to_owned()]).unwrap();
+    let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    std::fs::write(&cert, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
     let live = Live::with_config(json!({
-        "enable_tls": true, "cert_path": "/c", "key_path": "/k", "ca_path": "/ca",
+        "enable_tls": true, "cert_path": cert, "key_path": key, "ca_path": cert,
     }));
     let answer = live.send(request("GET", "/raft/identity", None, None)).await;
     assert_eq!(answer.status, 401);

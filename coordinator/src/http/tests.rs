@@ -548,6 +548,7 @@ async fn every_declared_metric_of_the_node_is_scraped() {
         "holdfast_task_",
         "holdfast_store_batch",
         "holdfast_store_write",
+        "holdfast_tls_",
     ];
     for metric in api::metrics::ALL {
         let name = metric.prometheus_name();

@@ -29,7 +29,7 @@ pub fn prints_of(effects: &[Effect]) -> BTreeMap<u64, Print> {
             Effect::TaskSubmitted { spec } => {
                 let mut canon = Canon::new(20);
                 canon.u64(spec.seq).text(&spec.id).text(&spec.demand.kind).u64(u64::from(spec.priority));
-                canon.text(&spec.config).text(&super::rows::json(&spec.demand.labels));
+                canon.text(&spec.config).text(&super::rows::labels_json(&spec.demand));
                 canon.text(&super::rows::json(&spec.demand.resources)).u64(spec.timeout_ms);
                 canon.u64(u64::from(spec.max_retries)).u64(spec.retry_backoff_ms);
                 canon.i64(crate::machine::wall(spec.created_wall_ms).as_millisecond());

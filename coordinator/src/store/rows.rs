@@ -83,7 +83,7 @@ fn table_of(effect: &Effect) -> Option<&'static str> {
 }
 
 /// The labels as an object; with alternatives as a list, the labels first.
-fn labels_json(demand: &Demand) -> Cow<'static, str> {
+pub(super) fn labels_json(demand: &Demand) -> Cow<'static, str> {
     match demand.any_of.is_empty() {
         true => json_map(&demand.labels),
         false => {

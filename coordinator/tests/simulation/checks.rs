@@ -8,7 +8,7 @@
 //! lost, a read sees what was acknowledged before it.
 
 use crate::disk::Record;
-use crate::node::{SimNode, log_term};
+use crate::node::{SimNode, log_term, written_term};
 use crate::world::{STEP_MS, World};
 use coordinator::command::{Batch, Command, Reply, Stamp};
 use coordinator::machine::Machine;
@@ -67,7 +67,7 @@ impl Truth {
             for (position, entry) in write.entries.iter().enumerate() {
                 let before = match position.checked_sub(1) {
                     Some(previous) => Some(write.entries[previous].term),
-                    None => log_term(node, entry.index - 1).flatten(),
+                    None => written_term(node, entry.index - 1).flatten(),
                 };
                 let hash = hash_of(entry);
                 let known = self.written.entry((entry.index, entry.term)).or_insert((hash, before));

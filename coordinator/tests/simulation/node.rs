@@ -660,6 +660,11 @@ pub fn log_term(node: &SimNode, index: u64) -> Option<Option<u64>> {
             return (index <= snapshot.get_metadata().index).then_some(None);
         }
     }
+    written_term(node, index)
+}
+
+/// The same as the disk has it, synced or not: what the next record is written behind.
+pub fn written_term(node: &SimNode, index: u64) -> Option<Option<u64>> {
     let disk = node.disk.0.borrow();
     let Truncated { index: gone, .. } = disk.written.truncated;
     if index <= gone {
