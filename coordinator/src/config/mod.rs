@@ -1,6 +1,6 @@
 //! A node's config: the guide's keys with the guide's names and defaults.
 //!
-//! [`keys`] declares them; every one may also come from the environment in upper case. [`check`]
+//! `keys` declares them; every one may also come from the environment in upper case. [`check`]
 //! judges the values and reports every fault at once, [`reload`] what a changed file changes in a
 //! node that runs, [`effective`] shows the whole with its secrets removed.
 
