@@ -8,7 +8,7 @@ use futures_util::{StreamExt, stream};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-const DRAIN_LIMIT: Duration = Duration::from_secs(120);
+const DRAIN_LIMIT: Duration = Duration::from_secs(400);
 const CHECKSUM_LIMIT: Duration = Duration::from_secs(60);
 const READ_CONCURRENCY: usize = 16;
 
