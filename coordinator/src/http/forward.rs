@@ -10,13 +10,13 @@
 //! When the connection broke later, the leader may have done it (504).
 
 use super::App;
-use super::extract::read_body;
+use super::extract::read_whole;
 use super::problem::{ApiError, ApiResult};
 use api::cluster::Role;
 use api::{ErrorCode, FORWARDED_BY, IDEMPOTENCY_REPLAYED, Problem, SERVED_BY};
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use std::time::{Duration, Instant};
@@ -34,7 +34,7 @@ const PATIENCE_STEP: Duration = Duration::from_millis(10);
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 
 /// Headers of the request that the leader is to see.
-const REQUEST_HEADERS: [HeaderName; 5] = [
+static REQUEST_HEADERS: [HeaderName; 5] = [
     header::AUTHORIZATION,
     header::CONTENT_TYPE,
     header::ACCEPT,
@@ -43,7 +43,7 @@ const REQUEST_HEADERS: [HeaderName; 5] = [
 ];
 
 /// Headers of the leader's answer that the client is to see.
-const ANSWER_HEADERS: [HeaderName; 5] = [
+static ANSWER_HEADERS: [HeaderName; 5] = [
     header::CONTENT_TYPE,
     header::CONTENT_LENGTH,
     header::RETRY_AFTER,
@@ -139,10 +139,12 @@ fn wants_leader(answer: &Response) -> bool {
 }
 
 /// What is sent on of a request; kept until it is answered, as it may have to be sent to another.
+///
+/// Every write passes here, also on the leader: it holds references and copies no text.
 struct Kept {
     method: Method,
-    path: String,
-    headers: Vec<(HeaderName, HeaderValue)>,
+    uri: Uri,
+    headers: [Option<HeaderValue>; REQUEST_HEADERS.len()],
     body: Bytes,
 }
 
@@ -150,17 +152,18 @@ impl Kept {
     /// Reads the body; gives the request back whole, with what is kept of it.
     async fn of(request: Request) -> ApiResult<(Request, Kept)> {
         let (parts, body) = request.into_parts();
-        let held = |name: &HeaderName| Some((name.clone(), parts.headers.get(name)?.clone()));
+        let body = read_whole(&parts.headers, body).await?;
         let kept = Kept {
             method: parts.method.clone(),
-            path: parts.uri.path_and_query().map_or("/", |p| p.as_str()).to_owned(),
-            headers: REQUEST_HEADERS.iter().filter_map(held).collect(),
-            body: Bytes::new(),
+            uri: parts.uri.clone(),
+            headers: REQUEST_HEADERS.each_ref().map(|name| parts.headers.get(name).cloned()),
+            body: body.clone(),
         };
-        let mut whole = Request::new(body);
-        whole.headers_mut().clone_from(&parts.headers);
-        let body = read_body(whole).await?;
-        Ok((Request::from_parts(parts, Body::from(body.clone())), Kept { body, ..kept }))
+        Ok((Request::from_parts(parts, Body::from(body)), kept))
+    }
+
+    fn path(&self) -> &str {
+        self.uri.path_and_query().map_or("/", |path| path.as_str())
     }
 }
 
@@ -173,10 +176,12 @@ async fn forward(app: &App, kept: &Kept, leader: &str) -> Response {
 }
 
 async fn send(app: &App, kept: &Kept, leader: &str) -> ApiResult<Response> {
-    let url = format!("{}://{leader}{}", app.forwarding.scheme(), kept.path);
+    let url = format!("{}://{leader}{}", app.forwarding.scheme(), kept.path());
     let mut onward = app.forwarding.get().request(kept.method.clone(), url).timeout(ANSWER_LIMIT);
-    for (name, value) in &kept.headers {
-        onward = onward.header(name, value);
+    for (name, value) in REQUEST_HEADERS.iter().zip(&kept.headers) {
+        if let Some(value) = value {
+            onward = onward.header(name, value);
+        }
     }
     let own_name = HeaderValue::from_str(app.node.node_id()).unwrap_or(HeaderValue::from_static("?"));
     if let Some(id) = super::request_id::current() {
