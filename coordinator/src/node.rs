@@ -7,12 +7,15 @@ mod error;
 mod leadership;
 mod members;
 mod repair;
+mod requests;
+pub mod settings;
 
 pub use error::NodeError;
 pub use members::MembershipError;
+use settings::Settings;
 
 use crate::access::outbound::Outbound;
-use crate::command::{Command, Reply};
+use crate::command::Reply;
 use crate::config::Config;
 use crate::machine::Machine;
 use crate::operations::OperationBook;
@@ -39,13 +42,9 @@ use raft::eraftpb::EntryType;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// How long a proposal's outcome is waited for.
-const PROPOSAL_LIMIT: Duration = Duration::from_secs(10);
-/// How long a linearizable read is waited for.
-const READ_LIMIT: Duration = Duration::from_secs(5);
 /// Bytes of the log's tail kept in memory.
 const LOG_CACHE_BYTES: u64 = 32 * 1024 * 1024;
 /// Bytes of proposals in flight.
@@ -132,6 +131,7 @@ struct Shared {
     founding: RwLock<Option<Founding>>,
     roster: Arc<Roster>,
     machine: Arc<RwLock<Machine>>,
+    settings: Arc<Settings>,
     view: Arc<watch::Sender<RaftView>>,
     applied: Arc<watch::Sender<u64>>,
     running: RwLock<Option<Running>>,
@@ -176,6 +176,7 @@ impl Node {
                 founding: RwLock::new(None),
                 roster: Arc::default(),
                 machine: Arc::new(RwLock::new(Machine::new())),
+                settings: Arc::default(),
                 view: Arc::new(watch::Sender::new(RaftView::begin())),
                 applied: Arc::new(watch::Sender::new(0)),
                 running: RwLock::new(None),
@@ -304,6 +305,7 @@ impl Node {
         let (to_applier, applier_queue) = crossbeam_channel::unbounded();
         let applier = Applier {
             machine: self.shared.machine.clone(),
+            settings: self.shared.settings.clone(),
             store: store.clone(),
             snapshots: self.shared.snapshots.clone(),
             limits: self.shared.limits.clone(),
@@ -392,6 +394,7 @@ impl Node {
             begin = name.index;
             self.shared.snapshots.note(name);
             self.shared.applied.send_replace(begin);
+            self.shared.settings.publish(machine.limits());
             *self.shared.machine.write() = machine;
         }
         // A database ahead of the log (its end was torn off) holds effects of committed entries
@@ -598,41 +601,6 @@ impl Node {
             let view = self.view();
             NodeError::Unavailable { role: view.role, why: view.role_detail.unwrap_or_default() }
         })
-    }
-
-    /// Proposes a command on this node, which must lead, and waits until it is applied.
-    pub async fn propose(&self, command: Command) -> Result<Applied, NodeError> {
-        self.shared.room.admit(&command)?;
-        let (reply, outcome) = oneshot::channel();
-        self.inbox()?.client(Input::Propose(command.encode(), reply))?;
-        match tokio::time::timeout(PROPOSAL_LIMIT, outcome).await {
-            Ok(Ok(answer)) => answer,
-            // The applier ended, or time ran out: the entry may still be applied elsewhere.
-            Ok(Err(_)) | Err(_) => Err(NodeError::UnknownOutcome),
-        }
-    }
-
-    /// An index that a linearizable read has to have applied; waits until it is.
-    pub async fn read_barrier(&self) -> Result<u64, NodeError> {
-        if let Some(why) = self.shared.left_reads.lock().clone() {
-            return Err(NodeError::Unavailable { role: self.view().role, why });
-        }
-        let (reply, outcome) = oneshot::channel();
-        self.inbox()?.client(Input::Read(reply))?;
-        match tokio::time::timeout(READ_LIMIT, outcome).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) | Err(_) => Err(NodeError::NoLeader),
-        }
-    }
-
-    /// Waits until `index` is applied here.
-    pub async fn wait_applied(&self, index: u64, limit: Duration) -> Result<(), NodeError> {
-        let mut applied = self.watch_applied();
-        let reached = applied.wait_for(|at| *at >= index);
-        match tokio::time::timeout(limit, reached).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(NodeError::NoLeader),
-        }
     }
 
     /// True once the cluster is founded.

@@ -78,9 +78,10 @@ async fn admit(access: &Access, request: Request) -> Result<(Request, Option<Str
     let mut answer_proof = None;
     let caller = match row.allowed {
         Allowed::Anybody => Caller::anybody(),
-        Allowed::Peers => peer(access, &parts, &mut body, &mut answer_proof).await?,
+        // Boxed: every request carries the room for what it may have to wait for.
+        Allowed::Peers => Box::pin(peer(access, &parts, &mut body, &mut answer_proof)).await?,
         Allowed::Roles(_) if parts.headers.contains_key(PROOF) && !access.peers_are_open() => {
-            peer(access, &parts, &mut body, &mut answer_proof).await?
+            Box::pin(peer(access, &parts, &mut body, &mut answer_proof)).await?
         }
         Allowed::Roles(_) => by_token(access, &parts)?,
     };
@@ -89,7 +90,7 @@ async fn admit(access: &Access, request: Request) -> Result<(Request, Option<Str
         return Err(refuse(ErrorCode::Forbidden, why));
     }
     if row.path.starts_with("/api/workers/{id}") {
-        is_own_worker(&mut parts, &caller).await?;
+        Box::pin(is_own_worker(&mut parts, &caller)).await?;
     }
     parts.extensions.insert(caller);
     Ok((Request::from_parts(parts, body), answer_proof))

@@ -16,6 +16,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use http_body_util::{BodyExt, Limited};
 use serde::de::DeserializeOwned;
+use std::task::Poll;
 use std::time::Duration;
 
 /// The largest body a request may have.
@@ -105,8 +106,13 @@ pub async fn read_whole(headers: &HeaderMap, body: Body) -> Result<Bytes, ApiErr
     if announced.is_some_and(|bytes: u64| bytes > MAX_BODY_BYTES as u64) {
         return Err(too_large());
     }
-    let collect = Limited::new(body, MAX_BODY_BYTES).collect();
-    match tokio::time::timeout(BODY_LIMIT, collect).await {
+    let mut collect = std::pin::pin!(Limited::new(body, MAX_BODY_BYTES).collect());
+    // Most bodies came with their head; only one that did not needs a timer.
+    let collected = match futures_util::poll!(collect.as_mut()) {
+        Poll::Ready(done) => Ok(done),
+        Poll::Pending => Box::pin(tokio::time::timeout(BODY_LIMIT, collect)).await,
+    };
+    match collected {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(e)) if e.downcast_ref::<http_body_util::LengthLimitError>().is_some() => Err(too_large()),
         Ok(Err(e)) => {

@@ -94,25 +94,51 @@ pub fn tune(builder: reqwest::ClientBuilder) -> reqwest::ClientBuilder {
 }
 
 /// Has the leader answer: this node where it leads, else the one that does.
+///
+/// What every write passes on the leader is kept small: the rest stands in a box of its own.
 pub async fn to_leader(app: &App, request: Request, next: Next) -> ApiResult<Response> {
     let forwarded = request.headers().contains_key(FORWARDED_BY);
     let (request, kept) = Kept::of(request).await?;
     let mut here = Some((request, next));
+    let mut last = None;
+    if app.node.leads()
+        && let Some((request, next)) = here.take()
+    {
+        let answer = serve_here(app, request, next).await;
+        if forwarded || !wants_leader(&answer) {
+            return Ok(answer);
+        }
+        last = Some(answer);
+    }
+    Box::pin(find_leader(app, here, kept, forwarded, last)).await
+}
+
+async fn serve_here(app: &App, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    response.headers_mut().insert(HeaderName::from_static(SERVED_BY), app.own_address.clone());
+    response
+}
+
+/// Goes after the leader until one answers or patience ends. `here` is gone once this node has
+/// served it; `last` is then its refusal.
+async fn find_leader(
+    app: &App,
+    mut here: Option<(Request, Next)>,
+    kept: Kept,
+    forwarded: bool,
+    mut last: Option<Response>,
+) -> ApiResult<Response> {
     let deadline = Instant::now() + PATIENCE;
-    let mut last: Option<Response> = None;
+    if last.is_some() {
+        tokio::time::sleep(PATIENCE_STEP).await;
+    }
     loop {
         let view = app.node.view();
-        // The leader's own case is the one that has to be quick; it needs no address.
-        let leader = if view.role == Role::Leader { None } else { app.leader_address_of(&view) };
+        let leader = app.leader_address_of(&view);
         let verdict = decide(view.role, view.role_detail.as_deref(), leader, forwarded);
         let answer = match (verdict, last.take()) {
             (Verdict::Serve, before) => match (here.take(), before) {
-                (Some((request, next)), _) => {
-                    let mut response = next.run(request).await;
-                    let name = HeaderName::from_static(SERVED_BY);
-                    response.headers_mut().insert(name, app.own_address.clone());
-                    response
-                }
+                (Some((request, next)), _) => serve_here(app, request, next).await,
                 // It was refused here for want of leadership, and the view does not show that yet.
                 (None, Some(before)) => before,
                 (None, None) => return Err(no_leader()),

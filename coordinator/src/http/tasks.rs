@@ -40,7 +40,7 @@ pub fn reads() -> Router<App> {
 async fn submit(State(app): State<App>, Keyed { key, body }: Keyed<NewTask>) -> ApiResult<Response> {
     let named = body.task_id.clone();
     let salt = key.as_ref().map(|key| key.salt);
-    let limits = app.node.machine().limits().clone();
+    let limits = app.node.settings();
     let spec = validate::new_task(body, &limits, keyed::ids(salt)).map_err(invalid)?;
     let mut task_id = spec.task_id.clone();
     let written = app.write(key, KeyedWrite::Submit { tasks: vec![spec] }).await?;
@@ -75,7 +75,7 @@ pub struct Repeated {
 async fn submit_batch(State(app): State<App>, Keyed { key, body }: Keyed<NewBatch>) -> ApiResult<Response> {
     let named: Vec<Option<String>> = body.tasks.iter().map(|task| task.task_id.clone()).collect();
     let salt = key.as_ref().map(|key| key.salt);
-    let limits = app.node.machine().limits().clone();
+    let limits = app.node.settings();
     let specs = validate::new_batch(body.tasks, &limits, keyed::ids(salt)).map_err(invalid)?;
     let mut task_ids: Vec<String> = specs.iter().map(|spec| spec.task_id.clone()).collect();
     let written = app.write(key, KeyedWrite::Submit { tasks: specs }).await?;

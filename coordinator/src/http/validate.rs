@@ -8,6 +8,7 @@ use crate::machine::Limits;
 use api::task::{self, CommandConfig, CommandLine, NewTask, TaskState};
 use api::worker::{MAX_SLOTS, Register};
 use std::collections::BTreeMap;
+use std::fmt::Display;
 
 /// The largest config of one task.
 pub const MAX_CONFIG_BYTES: usize = 1024 * 1024;
@@ -43,7 +44,7 @@ pub struct Faults {
 
 impl Faults {
     /// Notes a fault of the field at `path`.
-    pub fn add(&mut self, path: &str, why: impl AsRef<str>) {
+    pub fn add(&mut self, path: impl Display, why: impl AsRef<str>) {
         if self.list.len() < MAX_FAULTS {
             self.list.push(format!("`{path}` {}", why.as_ref()));
         } else {
@@ -57,7 +58,7 @@ impl Faults {
     }
 }
 
-impl std::fmt::Display for Faults {
+impl Display for Faults {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.list.join("; "))?;
         if self.more > 0 { write!(f, "; and {} more", self.more) } else { Ok(()) }
@@ -157,6 +158,19 @@ pub fn name(path: &str, value: &str) -> Result<(), Faults> {
     faults.or(())
 }
 
+/// The name of a field; made into text only where something is wrong with it.
+#[derive(Clone, Copy)]
+struct Path<'a> {
+    at: &'a str,
+    field: &'a str,
+}
+
+impl Display for Path<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}{}", self.at, self.field)
+    }
+}
+
 fn check_task(
     task: NewTask,
     at: &str,
@@ -164,30 +178,30 @@ fn check_task(
     fresh_id: impl FnOnce() -> String,
     faults: &mut Faults,
 ) -> TaskSpec {
-    let path = |field: &str| format!("{at}{field}");
+    let path = |field| Path { at, field };
     if let Some(id) = &task.task_id {
-        text(&path("task_id"), id, task::MAX_TASK_ID_BYTES, faults);
+        text(path("task_id"), id, task::MAX_TASK_ID_BYTES, faults);
     }
-    text(&path("type"), &task.kind, MAX_KIND_BYTES, faults);
+    text(path("type"), &task.kind, MAX_KIND_BYTES, faults);
     let priority = task.priority.unwrap_or(limits.default_priority as u8);
     if priority > task::MAX_PRIORITY {
-        faults.add(&path("priority"), format!("is {priority}; must be 0 to {}", task::MAX_PRIORITY));
+        faults.add(path("priority"), format!("is {priority}; must be 0 to {}", task::MAX_PRIORITY));
     }
     let config = task.config.as_ref().map_or("{}", |raw| raw.get());
-    check_config(&path("config"), &task.kind, config, faults);
+    check_config(path("config"), &task.kind, config, faults);
     let requirements = task.requirements.unwrap_or_default();
-    pairs(&path("requirements.labels"), &requirements.labels, faults);
-    amounts(&path("requirements.resources"), &requirements.resources, faults);
-    alternatives(&path("requirements.any_of"), &requirements.any_of, faults);
+    pairs(path("requirements.labels"), &requirements.labels, faults);
+    amounts(path("requirements.resources"), &requirements.resources, faults);
+    alternatives(path("requirements.any_of"), &requirements.any_of, faults);
     let timeout = seconds(
-        &path("timeout_seconds"),
+        path("timeout_seconds"),
         task.timeout_seconds.unwrap_or(limits.default_timeout_ms as f64 / 1000.0),
         MIN_TIMEOUT_SECONDS,
         MAX_TIMEOUT_SECONDS,
         faults,
     );
     let backoff = seconds(
-        &path("retry_backoff_seconds"),
+        path("retry_backoff_seconds"),
         task.retry_backoff_seconds.unwrap_or(limits.default_retry_backoff_ms as f64 / 1000.0),
         0.0,
         MAX_BACKOFF_SECONDS,
@@ -195,7 +209,7 @@ fn check_task(
     );
     let max_retries = task.max_retries.unwrap_or(limits.default_max_retries as u32);
     if max_retries > MAX_RETRIES {
-        faults.add(&path("max_retries"), format!("is {max_retries}; must be 0 to {MAX_RETRIES}"));
+        faults.add(path("max_retries"), format!("is {max_retries}; must be 0 to {MAX_RETRIES}"));
     }
     TaskSpec {
         task_id: task.task_id.unwrap_or_else(fresh_id),
@@ -211,7 +225,7 @@ fn check_task(
     }
 }
 
-fn alternatives(path: &str, sets: &[BTreeMap<String, String>], faults: &mut Faults) {
+fn alternatives(path: impl Display + Copy, sets: &[BTreeMap<String, String>], faults: &mut Faults) {
     if sets.len() > MAX_ALTERNATIVES {
         faults.add(path, format!("has {} sets; at most {MAX_ALTERNATIVES} are allowed", sets.len()));
     }
@@ -224,7 +238,7 @@ fn alternatives(path: &str, sets: &[BTreeMap<String, String>], faults: &mut Faul
     }
 }
 
-fn check_config(path: &str, kind: &str, config: &str, faults: &mut Faults) {
+fn check_config(path: impl Display, kind: &str, config: &str, faults: &mut Faults) {
     if config.len() > MAX_CONFIG_BYTES {
         faults.add(path, format!("has {} bytes; at most {MAX_CONFIG_BYTES} are allowed", config.len()));
         return;
@@ -238,7 +252,7 @@ fn check_config(path: &str, kind: &str, config: &str, faults: &mut Faults) {
     }
 }
 
-fn check_command(path: &str, config: &str, faults: &mut Faults) {
+fn check_command(path: impl Display, config: &str, faults: &mut Faults) {
     let mut reader = serde_json::Deserializer::from_str(config);
     let parsed: CommandConfig = match serde_path_to_error::deserialize(&mut reader) {
         Ok(parsed) => parsed,
@@ -280,7 +294,7 @@ fn check_command(path: &str, config: &str, faults: &mut Faults) {
     }
 }
 
-fn text(path: &str, value: &str, most_bytes: usize, faults: &mut Faults) {
+fn text(path: impl Display, value: &str, most_bytes: usize, faults: &mut Faults) {
     if value.is_empty() {
         faults.add(path, "must not be empty");
     } else if value.len() > most_bytes {
@@ -290,8 +304,8 @@ fn text(path: &str, value: &str, most_bytes: usize, faults: &mut Faults) {
     }
 }
 
-fn pairs(path: &str, map: &BTreeMap<String, String>, faults: &mut Faults) {
-    count(path, map.len(), faults);
+fn pairs(path: impl Display, map: &BTreeMap<String, String>, faults: &mut Faults) {
+    count(&path, map.len(), faults);
     for (key, value) in map.iter().take(MAX_ENTRIES) {
         text(&format!("{path}.{}", shown(key)), key, MAX_TEXT_BYTES, faults);
         if value.len() > MAX_TEXT_BYTES || value.chars().any(char::is_control) {
@@ -301,14 +315,14 @@ fn pairs(path: &str, map: &BTreeMap<String, String>, faults: &mut Faults) {
     }
 }
 
-fn amounts(path: &str, map: &BTreeMap<String, u64>, faults: &mut Faults) {
-    count(path, map.len(), faults);
+fn amounts(path: impl Display, map: &BTreeMap<String, u64>, faults: &mut Faults) {
+    count(&path, map.len(), faults);
     for key in map.keys().take(MAX_ENTRIES) {
         text(&format!("{path}.{}", shown(key)), key, MAX_TEXT_BYTES, faults);
     }
 }
 
-fn count(path: &str, entries: usize, faults: &mut Faults) {
+fn count(path: impl Display, entries: usize, faults: &mut Faults) {
     if entries > MAX_ENTRIES {
         faults.add(path, format!("has {entries} entries; at most {MAX_ENTRIES} are allowed"));
     }
@@ -319,7 +333,7 @@ fn shown(key: &str) -> String {
     key.chars().take(40).flat_map(char::escape_debug).collect()
 }
 
-fn seconds(path: &str, value: f64, least: f64, most: f64, faults: &mut Faults) -> u64 {
+fn seconds(path: impl Display, value: f64, least: f64, most: f64, faults: &mut Faults) -> u64 {
     if !(least..=most).contains(&value) {
         faults.add(path, format!("is {value}; must be {least} to {most}"));
         return 0;

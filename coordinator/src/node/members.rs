@@ -173,7 +173,7 @@ impl Node {
         change.wall_ms = jiff::Timestamp::now().as_millisecond();
         let (reply, outcome) = oneshot::channel();
         self.inbox()?.client(Input::ChangeMembers(change, reply))?;
-        let applied = match tokio::time::timeout(super::PROPOSAL_LIMIT, outcome).await {
+        let applied = match tokio::time::timeout(super::requests::PROPOSAL_LIMIT, outcome).await {
             Ok(Ok(answer)) => answer?,
             Ok(Err(_)) | Err(_) => return Err(NodeError::UnknownOutcome),
         };

@@ -7,6 +7,7 @@
 use crate::command::{Batch, Reply};
 use crate::machine::members::{MemberChange, Membership};
 use crate::machine::{Cut, Machine};
+use crate::node::settings::Settings;
 use crate::node::{Applied, NodeError};
 use crate::operations::OperationBook;
 use crate::raft::driver::{Inbox, Input};
@@ -89,6 +90,8 @@ pub struct ApplierProgress {
 pub struct Applier {
     /// The machine.
     pub machine: Arc<RwLock<Machine>>,
+    /// Told the machine's settings.
+    pub settings: Arc<Settings>,
     /// Takes what is to be recorded, in order; never blocks.
     pub store: Arc<Store>,
     /// Where snapshots lie.
@@ -190,6 +193,7 @@ impl Applier {
         let (effects, log_ms) = (machine.effects_for_rebuild(), machine.log_ms());
         let members = machine.members().clone();
         failpoint!("install_before_swap");
+        self.settings.publish(machine.limits());
         *self.machine.write() = machine;
         self.snapshots.note(name);
         (self.members_changed)(&members);
@@ -227,6 +231,7 @@ impl Applier {
                         .map(|(waiter, reply)| (waiter, Applied { index, reply })),
                 );
             }
+            self.settings.publish(machine.limits());
         }
         self.progress.entries.fetch_add(count as u64, Ordering::Relaxed);
         self.telemetry.applied(started.elapsed());
