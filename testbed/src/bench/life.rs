@@ -56,7 +56,10 @@ pub async fn measure(arguments: &Arguments, findings: &mut Findings) -> Result<(
     waits_ms.sort_by(f64::total_cmp);
     for (name, part) in [("p50", 0.5), ("p99", 0.99)] {
         let place = (waits_ms.len().saturating_sub(1) as f64 * part) as usize;
-        let value = waits_ms.get(place).copied().unwrap_or_default();
+        let Some(value) = waits_ms.get(place).copied() else {
+            let why = "no task was leased by the worker that had noted its submission".into();
+            return Err(Error::Http { address: leader, why });
+        };
         let name = format!("submission to lease at half that load, {name}");
         findings.figures.push(Figure::of(HOLDFAST, name, "ms", &[value]));
     }

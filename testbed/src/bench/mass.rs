@@ -27,7 +27,7 @@ const WRITERS: usize = 16;
 pub async fn measure(arguments: &Arguments, findings: &mut Findings) -> Result<(), Error> {
     println!("filling {} coordinators", arguments.nodes);
     let mut cluster = Cluster::start(arguments.nodes).await?;
-    cluster.leader(LEADER_LIMIT).await?;
+    make_room(&cluster, arguments.tasks).await?;
     let mut acknowledged = 0;
     let mut note = |cluster: &Cluster, name: String| {
         let memory: Vec<f64> = pids(cluster).iter().map(|pid| resident_bytes(*pid) as f64 / 1e6).collect();
@@ -51,6 +51,17 @@ pub async fn measure(arguments: &Arguments, findings: &mut Findings) -> Result<(
     let name = format!("restart of a follower with {} tasks: first linearizable read", arguments.tasks);
     findings.figures.push(Figure::of(HOLDFAST, name, "s", &seconds));
     findings.count(&cluster, acknowledged).await
+}
+
+/// Raises the limit of unfinished tasks, so that there is room for those written beside the mass.
+async fn make_room(cluster: &Cluster, tasks: u64) -> Result<(), Error> {
+    let leader = cluster.place(cluster.leader(LEADER_LIMIT).await?).address();
+    let mut connection = Connection::open(&leader).await?;
+    let body = format!(r#"{{"unfinished_tasks":{}}}"#, 2 * tasks.max(1_000_000));
+    match connection.post("/api/settings", &body).await? {
+        200 => Ok(()),
+        status => Err(Error::Http { address: leader, why: format!("{status}: {}", connection.excerpt()) }),
+    }
 }
 
 /// Submits so many batches; goes on with the next leader where one is lost.
@@ -143,7 +154,8 @@ async fn snapshot(cluster: &Cluster, arguments: &Arguments) -> Result<(Vec<Figur
         let p99 = busy.percentile_ms(0.99);
         figures.push(Figure::of(HOLDFAST, "p99 of 16 writers while one is made", "ms", &[p99]));
     } else {
-        println!("no snapshot was measured: {status}: {answer}");
+        let why = format!("no snapshot was made: {status}: {answer}");
+        return Err(Error::Http { address: leader, why });
     }
     Ok((figures, written))
 }

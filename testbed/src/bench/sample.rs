@@ -30,7 +30,19 @@ impl Sample {
         }
         sample.seconds = began.elapsed().as_secs_f64();
         sample.latencies_us.sort_unstable();
-        Ok(sample)
+        sample.checked()
+    }
+
+    /// Nothing measured is no measurement: it must not stand in a table as 0.
+    fn checked(self) -> Result<Sample, Error> {
+        if self.acknowledged > 0 {
+            return Ok(self);
+        }
+        let why = self.first_refusal.unwrap_or_else(|| format!("{} connections broke", self.broken));
+        Err(Error::Http {
+            address: "the load".into(),
+            why: format!("no request was answered as it should be: {why}"),
+        })
     }
 
     /// Counts an acknowledgement of a request sent at `began`.
@@ -126,7 +138,8 @@ mod tests {
         };
         assert_eq!((sample.percentile_ms(0.5), sample.percentile_ms(0.99)), (50.0, 99.0));
         assert_eq!(sample.per_second(), 50.5);
-        assert_eq!(Sample::default().percentile_ms(0.99), 0.0);
+        let refused = Sample { refused: 3, first_refusal: Some("503: full".into()), ..Sample::default() };
+        assert!(refused.checked().unwrap_err().to_string().contains("503: full"));
     }
 
     #[test]
