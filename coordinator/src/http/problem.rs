@@ -97,6 +97,10 @@ pub fn of_proposal(error: &NodeError, leader: Option<String>) -> ApiError {
             ErrorCode::InvalidState,
             format!("the members as they are don't allow it: {why}; nothing was done"),
         ),
+        NodeError::NoSuccessor(why) => (
+            ErrorCode::Unavailable,
+            format!("nobody is ready to take leadership over: {why}; this node leads on, send it again"),
+        ),
         NodeError::UnknownOutcome => (
             ErrorCode::UnknownOutcome,
             "leadership or time ran out in flight: the request may have happened or not; look before you repeat it (with the same task id a submission may be repeated)".to_owned(),
@@ -130,6 +134,7 @@ mod tests {
             NodeError::Unavailable { role: Role::Failed, why: "its log is damaged".into() },
             NodeError::DiskFull { why: "1 MiB is free".into() },
             NodeError::OutOfMemory { used_mb: 70, limit_mb: 64 },
+            NodeError::NoSuccessor("it is 5000 entries behind".into()),
             NodeError::UnknownOutcome,
         ]
     }

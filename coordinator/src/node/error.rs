@@ -43,6 +43,9 @@ pub enum NodeError {
     /// The members as they are don't allow it; nothing was done.
     #[error("the members as they are don't allow it: {0}")]
     Impossible(String),
+    /// Nobody is ready to take leadership over; this node leads on.
+    #[error("nobody is ready to take leadership over: {0}")]
+    NoSuccessor(String),
     /// Leadership or time ran out in flight: it may have happened or not.
     #[error("leadership or time ran out before the outcome was known")]
     UnknownOutcome,
@@ -55,6 +58,7 @@ impl From<ProposeRefused> for NodeError {
             ProposeRefused::Busy => NodeError::Overloaded,
             ProposeRefused::ChangePending => NodeError::ChangePending,
             ProposeRefused::Impossible(why) => NodeError::Impossible(why),
+            ProposeRefused::NoSuccessor(why) => NodeError::NoSuccessor(why),
         }
     }
 }

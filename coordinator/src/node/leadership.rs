@@ -9,6 +9,9 @@ use tokio::sync::oneshot;
 /// How long a node that stops tries to hand leadership over.
 const HAND_OVER_LIMIT: Duration = Duration::from_secs(3);
 
+/// How long a successor may take to lead.
+const TAKEN_LIMIT: Duration = Duration::from_secs(2);
+
 impl Node {
     /// Gives up leadership; done once another leads, refused when that takes too long.
     pub async fn transfer(&self, to: Option<&str>) -> Result<(), NodeError> {
@@ -24,9 +27,13 @@ impl Node {
         let mut view = self.watch();
         let own = self.node_id().to_owned();
         let handed = view.wait_for(|v| v.leader.as_ref().is_some_and(|l| *l != own));
-        match tokio::time::timeout(Duration::from_secs(2), handed).await {
+        match tokio::time::timeout(TAKEN_LIMIT, handed).await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(NodeError::Overloaded),
+            Ok(Err(_)) => Err(NodeError::NoLeader),
+            Err(_) => {
+                let why = format!("it was asked to, and does not lead after {} s", TAKEN_LIMIT.as_secs());
+                Err(NodeError::NoSuccessor(why))
+            }
         }
     }
 

@@ -319,7 +319,10 @@ impl<O: OlderEntries> Driver<O> {
                 let result = match target.map(|id| self.replica.transfer_to(id)) {
                     Some(Ok(())) => Ok(()),
                     Some(Err(refused)) => Err(refused.into()),
-                    None => Err(NodeError::Overloaded),
+                    None if self.replica.standing().role != raft::StateRole::Leader => {
+                        Err(NodeError::NotLeader)
+                    }
+                    None => Err(NodeError::NoSuccessor("no other voter was heard lately".into())),
                 };
                 let _ = reply.send(result);
             }

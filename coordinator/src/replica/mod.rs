@@ -24,6 +24,7 @@ mod changes;
 mod log_view;
 mod reads;
 mod suspicion;
+mod transfer;
 
 pub use changes::ConfOutcome;
 pub use log_view::{LogView, OlderEntries, Recovered, Truncated};
@@ -134,6 +135,8 @@ pub enum ProposeRefused {
     ChangePending,
     /// The change makes no sense with the present members.
     Impossible(String),
+    /// Nobody is ready to take leadership over, for this reason.
+    NoSuccessor(String),
 }
 
 /// The replica's place among the members.
@@ -205,6 +208,9 @@ pub struct Replica<O: OlderEntries> {
     /// Numbers of writes handed out and not reported durable, with the last index of each.
     unsynced: VecDeque<(u64, u64)>,
     elections: u64,
+    /// Ticks since the start, and at which of them each member was heard last.
+    ticks: u64,
+    heard: BTreeMap<u64, u64>,
     /// State of the generator of election time-outs, and the (term, role) it last drew for.
     random: u64,
     drawn_for: (u64, StateRole),
@@ -285,6 +291,8 @@ impl<O: OlderEntries> Replica<O> {
             expired: Vec::new(),
             unsynced: VecDeque::new(),
             elections: 0,
+            ticks: 0,
+            heard: BTreeMap::new(),
             random: config.seed,
             drawn_for: (u64::MAX, StateRole::Follower),
             config,
@@ -313,6 +321,7 @@ impl<O: OlderEntries> Replica<O> {
 
     /// One tick of the timers.
     pub fn tick(&mut self) {
+        self.ticks += 1;
         let before = self.raw.raft.term;
         let was_candidate = self.raw.raft.state == StateRole::Candidate;
         // A follower's tick only drives its election.
@@ -363,6 +372,7 @@ impl<O: OlderEntries> Replica<O> {
         if message.from == self.raw.raft.leader_id {
             self.silent_ticks = 0;
         }
+        self.note_heard(message.from);
         // Refusals (an unknown sender, a stale term) are Raft's own business.
         let _ = self.raw.step(message);
         self.draw_timeout();
@@ -478,40 +488,6 @@ impl<O: OlderEntries> Replica<O> {
     /// A message to this member could not be sent.
     pub fn on_unreachable(&mut self, raft_id: u64) {
         self.raw.report_unreachable(raft_id);
-    }
-
-    /// Hands leadership to `raft_id`: a voter that stays one, nearly caught up, and not while a
-    /// change of the membership is under way.
-    pub fn transfer_to(&mut self, raft_id: u64) -> Result<(), ProposeRefused> {
-        if self.raw.raft.state != StateRole::Leader {
-            return Err(ProposeRefused::NotLeader);
-        }
-        if self.change_pending() {
-            return Err(ProposeRefused::ChangePending);
-        }
-        let last = self.raw.raft.raft_log.last_index();
-        let caught_up = self.raw.raft.prs().get(raft_id).is_some_and(|p| {
-            p.matched + 1024 > last && p.state != raft::ProgressState::Snapshot && p.recent_active
-        });
-        if !self.conf_state().voters.contains(&raft_id) || !caught_up {
-            return Err(ProposeRefused::Busy);
-        }
-        self.raw.transfer_leader(raft_id);
-        Ok(())
-    }
-
-    /// The voter that is furthest along, other than this one, among those that are fit.
-    pub fn best_transferee(&self, fit: impl Fn(u64) -> bool) -> Option<u64> {
-        let voters = self.conf_state().voters;
-        self.raw
-            .raft
-            .prs()
-            .iter()
-            .filter(|(id, p)| {
-                **id != self.config.raft_id && voters.contains(*id) && p.recent_active && fit(**id)
-            })
-            .max_by_key(|(id, p)| (p.matched, std::cmp::Reverse(**id)))
-            .map(|(id, _)| *id)
     }
 
     /// (member, matched index) of every member, as the leader knows them; empty elsewhere.
