@@ -89,6 +89,11 @@ async fn history_is_answered_with_units_and_survives_a_kill() {
     let after = program.points(&path, 3).await;
     let kept = after["series"][0]["points"].as_array().unwrap();
     assert!(settled(&before).iter().all(|point| kept.contains(point)), "before {before}, after {after}");
+    let mut second = Command::new(env!("CARGO_BIN_EXE_monitor"));
+    second.args(["--nodes", &nodes[0].address, "--listen", "127.0.0.1:0", "--output-dir"]).arg(folder.path());
+    let refused = second.output().unwrap();
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && why.contains("another monitor has it open"), "{why}");
     let listed = program.get("/api/history/metrics").await.unwrap();
     assert!(listed["metrics"].as_array().unwrap().iter().any(|m| m["name"] == "commit_p99"), "{listed}");
     assert!(listed["history"]["file"].as_str().unwrap().ends_with("history.duckdb"), "{listed}");

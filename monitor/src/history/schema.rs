@@ -18,8 +18,10 @@ const APPLICATION: &str = "holdfast-monitor";
 /// Bytes of DuckDB's write-ahead log at which it is moved into the file: about once an hour.
 const CHECKPOINT_THRESHOLD: &str = "16MB";
 
-/// A series' id by metric, node and peer.
-pub(super) type SeriesIds = BTreeMap<(String, Option<String>, Option<String>), u32>;
+/// Metric, node and peer.
+pub(super) type SeriesKey = (String, Option<String>, Option<String>);
+/// A series' id: counted from 1, none is ever taken back.
+pub(super) type SeriesIds = BTreeMap<SeriesKey, u32>;
 
 /// An open file with what is known of it.
 pub(super) struct Open {

@@ -176,8 +176,6 @@ async fn a_file_goes_on_where_it_ended() {
     fill(&again, 65..125);
     let points = ask(&again, 0, 125, 60).await.series[0].points.clone();
     assert_eq!(points.iter().map(|p| p.mean).collect::<Vec<_>>(), [29.5, 89.5, 122.0]);
-    let refused = History::open(Some(&path), &Settings::default());
-    assert!(refused.is_err() || cfg!(not(target_os = "linux")), "two monitors may not share a file");
     again.close();
 }
 
@@ -261,13 +259,12 @@ async fn an_export_holds_every_row() {
 #[tokio::test]
 async fn an_answer_has_a_bound() {
     let history = History::open(None, &Settings::default()).unwrap();
-    let before = history.standing().rounds_written;
-    for second in 0..3_i64 {
-        let nodes = (0..80_000).map(|n| sample(&metric::WRITES, Some(&format!("n{n}")), 1.0));
+    for second in 0..140_i64 {
+        let nodes = (0..1_500).map(|n| sample(&metric::WRITES, Some(&format!("n{n}")), 1.0));
         history.record(record(after(second), nodes.collect()));
     }
-    settle(&history, before + 3);
-    let query = Query::new(vec![&metric::WRITES], None, after(0), after(3), 1).unwrap();
+    settle(&history, 140);
+    let query = Query::new(vec![&metric::WRITES], None, after(0), after(140), 1).unwrap();
     let error = history.query(query).await.unwrap_err();
     assert!(matches!(error, HistoryError::TooLong { .. }), "{error}");
     history.close();

@@ -8,7 +8,7 @@
 
 use super::error::{HistoryError, Tried};
 use super::sample::{Sample, Value};
-use super::schema::Open;
+use super::schema::{Open, SeriesKey};
 use super::settings::Settings;
 use super::tier::{self, Held};
 use super::{Begun, Ended, Record, Shared};
@@ -42,12 +42,23 @@ pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
     last_commit: Option<Instant>,
     looked_at: Instant,
+    /// Named in the transaction that is open.
+    added_series: Vec<SeriesKey>,
+    added_names: Vec<String>,
 }
 
 impl Writer {
     pub(super) fn new(open: Open, settings: Settings, shared: Arc<Shared>) -> Self {
         shared.publish(&open);
-        Writer { open, settings, shared, last_commit: None, looked_at: Instant::now() }
+        Writer {
+            open,
+            settings,
+            shared,
+            last_commit: None,
+            looked_at: Instant::now(),
+            added_series: Vec::new(),
+            added_names: Vec::new(),
+        }
     }
 
     /// Writes until it is told to close or nobody is left to tell it anything.
@@ -109,8 +120,7 @@ impl Writer {
     }
 
     fn try_write(&mut self, batch: &[Record]) -> Result<(), HistoryError> {
-        let known = (self.open.series.clone(), self.open.names.clone(), self.open.held, self.open.rows);
-        let newest_ms = self.open.newest_ms;
+        let (held, rows, newest_ms) = (self.open.held, self.open.rows, self.open.newest_ms);
         let outcome = begin(&self.open.connection).and_then(|()| {
             for record in batch {
                 self.add_samples(record)?;
@@ -122,9 +132,12 @@ impl Writer {
         });
         if outcome.is_err() {
             let _ = self.open.connection.execute_batch("ROLLBACK");
-            (self.open.series, self.open.names, self.open.held, self.open.rows) = known;
-            self.open.newest_ms = newest_ms;
+            (self.open.held, self.open.rows, self.open.newest_ms) = (held, rows, newest_ms);
+            self.added_series.drain(..).for_each(|key| drop(self.open.series.remove(&key)));
+            self.added_names.drain(..).for_each(|name| drop(self.open.names.remove(&name)));
         }
+        self.added_series.clear();
+        self.added_names.clear();
         outcome
     }
 
@@ -172,9 +185,10 @@ impl Writer {
         if self.open.series.len() >= MAX_SERIES {
             return Ok(None);
         }
-        let id = self.open.series.values().max().map_or(1, |max| max + 1);
+        let id = self.open.series.len() as u32 + 1;
         let insert = "INSERT INTO series VALUES (?, ?, ?, ?)";
         self.open.connection.execute(insert, params![id, key.0, key.1, key.2]).tried("name a series")?;
+        self.added_series.push(key.clone());
         self.open.series.insert(key, id);
         Ok(Some(id))
     }
@@ -186,11 +200,12 @@ impl Writer {
         if self.open.names.len() >= MAX_NAMES {
             return Ok(None);
         }
-        let id = self.open.names.values().max().map_or(1, |max| max + 1);
+        let id = self.open.names.len() as u64 + 1;
         self.open
             .connection
             .execute("INSERT INTO names VALUES (?, ?)", params![id, name])
             .tried("keep a name")?;
+        self.added_names.push(name.to_owned());
         self.open.names.insert(name.to_owned(), id);
         Ok(Some(id))
     }
