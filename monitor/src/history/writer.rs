@@ -133,8 +133,8 @@ impl Writer {
         if outcome.is_err() {
             let _ = self.open.connection.execute_batch("ROLLBACK");
             (self.open.held, self.open.rows, self.open.newest_ms) = (held, rows, newest_ms);
-            self.added_series.drain(..).for_each(|key| drop(self.open.series.remove(&key)));
-            self.added_names.drain(..).for_each(|name| drop(self.open.names.remove(&name)));
+            self.open.series.retain(|key, _| !self.added_series.contains(key));
+            self.open.names.retain(|name, _| !self.added_names.contains(name));
         }
         self.added_series.clear();
         self.added_names.clear();
