@@ -333,6 +333,9 @@ pub struct Report {
     /// Totals since the process started: `submitted`, `completed`, `failed`, `retried`, `expired`.
     #[serde(default)]
     pub totals: BTreeMap<String, u64>,
+    /// Work done since the process started, and how long it took.
+    #[serde(default)]
+    pub performance: crate::performance::Performance,
     /// Where the node's config comes from and what became of reloads.
     #[serde(default)]
     pub config: ConfigStanding,

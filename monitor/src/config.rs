@@ -1,6 +1,7 @@
 //! Settings: from flags, over those of a file, over the defaults. Every fault is reported at once.
 
 use crate::detectors::Limits;
+use crate::history;
 use api::config::{self, ConfigError};
 use serde::Deserialize;
 use std::net::SocketAddr;
@@ -39,7 +40,7 @@ pub struct Flags {
     /// Certificates (PEM) of the authorities to trust with https nodes, in place of the system's.
     #[arg(long, value_name = "FILE")]
     pub ca: Option<PathBuf>,
-    /// A JSON file with the same keys, and `timeout_seconds` and `limits` beside them.
+    /// A JSON file with the same keys, and `timeout_seconds`, `limits` and `history` beside them.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
@@ -57,6 +58,7 @@ struct InFile {
     token_file: Option<PathBuf>,
     ca_path: Option<PathBuf>,
     limits: Limits,
+    history: history::Settings,
 }
 
 /// The settings in force.
@@ -82,6 +84,8 @@ pub struct MonitorConfig {
     pub recovery: Option<String>,
     /// The detectors' limits.
     pub limits: Limits,
+    /// How long what is remembered.
+    pub history: history::Settings,
 }
 
 impl MonitorConfig {
@@ -123,6 +127,9 @@ impl MonitorConfig {
         if in_file.limits.confirmations == 0 {
             faults.push(ConfigError::invalid("limits.confirmations", "must be at least 1"));
         }
+        if let Some(why) = in_file.history.fault() {
+            faults.push(ConfigError::invalid("history", why));
+        }
         match (listen, faults.len()) {
             (Ok(listen), 0) => Ok(MonitorConfig {
                 nodes,
@@ -135,6 +142,7 @@ impl MonitorConfig {
                 listen,
                 recovery,
                 limits: in_file.limits,
+                history: in_file.history,
             }),
             (_, 1) => Err(faults.remove(0)),
             _ => Err(ConfigError::Many(faults)),

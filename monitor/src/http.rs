@@ -1,6 +1,8 @@
 //! Routes. Everything is a GET, and everything is answered from the last round: a browser never
 //! makes the monitor ask a node.
 
+mod history;
+
 use crate::pages::{self, Seen};
 use crate::service::Shared;
 use crate::stream::Watched;
@@ -29,6 +31,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route("/api/cluster", get(cluster))
         .route("/api/anomalies", get(anomalies))
         .route("/api/stream", get(stream))
+        .merge(history::routes())
         .route("/metrics", get(metrics))
         .route("/static/{name}", get(asset))
         .fallback(unknown)

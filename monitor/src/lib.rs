@@ -2,7 +2,8 @@
 //!
 //! Data flows one way. [`scrape`] asks every node for its report, [`snapshot`] joins the answers
 //! into a [`ClusterSnapshot`], [`detectors`] name what is wrong in it, `pages` and `http` show
-//! it. Only `scrape`, `http`, `service` and `journal` touch the world; the rest are
+//! it. Only `scrape`, `http`, `service`, `journal` and
+//! `history` touch the world; the rest are
 //! functions of their arguments, so that the recovery daemon can use the same eyes on its own
 //! observations.
 //!
@@ -13,6 +14,7 @@ pub mod audit_feed;
 pub mod config;
 pub mod detectors;
 pub mod events;
+pub mod history;
 pub mod http;
 pub mod journal;
 pub mod metrics;

@@ -25,6 +25,8 @@ pub struct Round {
     pub findings: Vec<Finding>,
     /// Which of them are new.
     pub begun: Vec<Finding>,
+    /// Which are gone, as they were last seen.
+    pub ended: Vec<Finding>,
     /// What happened.
     pub events: Vec<Event>,
 }
@@ -81,7 +83,7 @@ impl Observer {
         let (findings, begun, ended) = self.follow(found);
         events.extend(begun.iter().map(|f| events::of_finding(f, EventKind::FindingBegun, at)));
         events.extend(ended.iter().map(|f| events::of_finding(f, EventKind::FindingEnded, at)));
-        Round { snapshot, findings, begun, events }
+        Round { snapshot, findings, begun, ended, events }
     }
 
     /// Joins what was found to what is followed: a finding keeps its first `since` beyond the

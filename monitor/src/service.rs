@@ -4,10 +4,12 @@
 use crate::audit_feed::{self, AuditFeed};
 use crate::config::MonitorConfig;
 use crate::events::EventLog;
+use crate::history::sample::{OwnFigures, Sampling, above_info};
+use crate::history::{Begun, Ended, History, HistoryError, Record};
 use crate::http;
 use crate::journal::{Journal, JournalError};
 use crate::metrics::{MetricsError, MonitorMetrics};
-use crate::observer::Observer;
+use crate::observer::{Observer, Round};
 use crate::pages::{self, Seen};
 use crate::scrape::{Scraper, ScraperError};
 use crate::stream::Hub;
@@ -20,6 +22,8 @@ use tokio::net::TcpListener;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+/// The file of history in the output directory.
+const HISTORY_FILE: &str = "history.duckdb";
 /// How long open connections may take to end.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(3);
 /// The least time between two questions to the recovery daemon.
@@ -42,6 +46,9 @@ pub enum ServiceError {
     /// The output directory can't be used.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// History can't be kept.
+    #[error(transparent)]
+    History(#[from] HistoryError),
     /// The HTTP client can't be set up.
     #[error(transparent)]
     Scraper(#[from] ScraperError),
@@ -66,6 +73,8 @@ pub struct Shared {
     pub interval: Duration,
     /// Who watches.
     pub hub: Arc<Hub>,
+    /// What was seen before.
+    pub history: History,
     /// The monitor's own metrics.
     pub metrics: MonitorMetrics,
     /// Cancelled when everything is to end.
@@ -76,11 +85,16 @@ pub struct Shared {
 
 impl Shared {
     /// Nothing seen yet.
-    pub fn new(interval: Duration, end: CancellationToken) -> Result<Arc<Self>, MetricsError> {
+    pub fn new(
+        interval: Duration,
+        history: History,
+        end: CancellationToken,
+    ) -> Result<Arc<Self>, MetricsError> {
         let boot = format!("{:x}", Timestamp::now().as_nanosecond());
         Ok(Arc::new(Shared {
             interval,
             hub: Hub::new(boot),
+            history,
             metrics: MonitorMetrics::new()?,
             end,
             seen: RwLock::default(),
@@ -107,6 +121,7 @@ pub struct Service {
     listener: TcpListener,
     scraper: Scraper,
     journal: Option<Journal>,
+    history: History,
 }
 
 impl Service {
@@ -119,7 +134,9 @@ impl Service {
             .map_err(ScraperError::from)?;
         let scraper = Scraper::with_access(config.nodes.clone(), config.timeout, access, config.secure)?;
         let journal = config.output_dir.as_deref().map(Journal::open).transpose()?;
-        Ok(Service { config, listener, scraper, journal })
+        let file = config.output_dir.as_deref().map(|folder| folder.join(HISTORY_FILE));
+        let history = History::open(file.as_deref(), &config.history)?;
+        Ok(Service { config, listener, scraper, journal, history })
     }
 
     /// Where it listens.
@@ -129,7 +146,7 @@ impl Service {
 
     /// Watches and serves until `end` is cancelled.
     pub async fn run(self, end: CancellationToken) -> Result<(), ServiceError> {
-        let shared = Shared::new(self.config.interval, end.clone())?;
+        let shared = Shared::new(self.config.interval, self.history.clone(), end.clone())?;
         // However this function is left, nothing it started goes on.
         let _guard = end.clone().drop_guard();
         let app = http::router(shared.clone());
@@ -156,6 +173,10 @@ impl Service {
             tracing::warn!("connections are still open; they are cut");
             server.abort();
         }
+        let history = self.history;
+        tokio::task::spawn_blocking(move || history.close())
+            .await
+            .map_err(|e| ServiceError::Serve(std::io::Error::other(e)))?;
         if let Some(journal) = journal {
             let html = shared.seen().and_then(|seen| {
                 pages::report(&seen)
@@ -179,12 +200,14 @@ async fn rounds(
 ) -> Option<Journal> {
     let mut observer = Observer::new(config.limits.clone(), config.interval.as_secs_f64());
     let mut log = EventLog::default();
+    let mut sampling = Sampling::default();
     let mut ticks = tokio::time::interval(config.interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
+        let late;
         tokio::select! {
             () = shared.end.cancelled() => return journal,
-            _ = ticks.tick() => {}
+            planned = ticks.tick() => late = planned.elapsed(),
         }
         let started = Instant::now();
         let reports = tokio::select! {
@@ -199,6 +222,11 @@ async fn rounds(
         if let Some(journal) = &mut journal {
             journal.record(&round.snapshot, &round.events);
         }
+        let own = OwnFigures {
+            round_ms: started.elapsed().as_secs_f64() * 1_000.0,
+            late_ms: late.as_secs_f64() * 1_000.0,
+        };
+        shared.history.record(past(&mut sampling, &round, own));
         log.extend(round.events);
         shared.show(Seen {
             snapshot: round.snapshot,
@@ -208,6 +236,19 @@ async fn rounds(
             has_recovery: config.recovery.is_some(),
             interval: config.interval,
         });
+    }
+}
+
+/// What a round leaves to history.
+fn past(sampling: &mut Sampling, round: &Round, own: OwnFigures) -> Record {
+    let at = round.snapshot.at;
+    let ended = |f: &crate::detectors::Finding| Ended { kind: f.kind, nodes: f.nodes.clone(), at };
+    Record {
+        at,
+        samples: sampling.take(&round.snapshot, above_info(&round.findings), own),
+        events: round.events.clone(),
+        begun: round.begun.iter().map(|finding| Begun { finding: finding.clone(), at }).collect(),
+        ended: round.ended.iter().map(ended).collect(),
     }
 }
 

@@ -32,6 +32,7 @@ fn config(nodes: &[StagedNode]) -> MonitorConfig {
         listen: "127.0.0.1:0".parse().unwrap(),
         recovery: None,
         limits: Limits::default(),
+        history: monitor::history::Settings::default(),
     }
 }
 

@@ -163,6 +163,7 @@ pub fn report(app: &App) -> Report {
         operations: Operations { operations: app.node.operations() },
         progress: vitals.progress,
         totals: app.telemetry.totals(),
+        performance: app.telemetry.performance(),
         config: app.live.standing(),
         config_differs: config_differs(app),
     }

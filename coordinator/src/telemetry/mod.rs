@@ -11,6 +11,7 @@
 pub mod instruments;
 pub mod logs;
 pub mod observe;
+mod performance;
 pub mod raft_lines;
 pub mod ring;
 pub mod rotate;
@@ -79,6 +80,7 @@ pub(crate) struct Counters {
     pub(crate) snapshot_fetches: [AtomicU64; 2],
     /// By part of [`INTEGRITY_PARTS`].
     pub(crate) integrity: [Checked; 3],
+    pub(crate) work: performance::Work,
     peers: RwLock<BTreeMap<String, Arc<Traffic>>>,
 }
 
@@ -166,6 +168,7 @@ impl Telemetry {
     /// One synced write of the log.
     pub fn log_sync(&self, took: Duration, entries: u64) {
         self.histograms.log_sync.record(took.as_secs_f64(), &[]);
+        self.counters.work.log_sync.record(took);
         self.histograms.log_sync_entries.record(entries, &[]);
     }
 
@@ -179,6 +182,7 @@ impl Telemetry {
         self.counters.proposals[outcome as usize].fetch_add(1, Ordering::Relaxed);
         if outcome == ProposalOutcome::Applied {
             self.histograms.proposal.record(took.as_secs_f64(), &[]);
+            self.counters.work.commit.record(took);
         }
     }
 
@@ -270,6 +274,7 @@ impl Telemetry {
 
     /// One HTTP request was answered; `route` is the template, never the path.
     pub fn http_request(&self, route: &str, method: &'static str, status: u16, took: Duration) {
+        self.counters.work.request(status);
         self.histograms.http_request.record(
             took.as_secs_f64(),
             &[

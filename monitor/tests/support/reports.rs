@@ -141,7 +141,27 @@ pub fn healthy(n: usize, of: usize, leader: usize, term: u64, at: Timestamp) -> 
             ("completed".into(), 10_377),
             ("failed".into(), 61),
         ]),
+        performance: performance(commit),
         config: api::cluster::ConfigStanding::default(),
         config_differs: vec![],
+    }
+}
+
+/// A write of 2 ms and a sync of 300 us for every entry.
+pub fn performance(entries: u64) -> api::performance::Performance {
+    let all_in = |seconds: f64| {
+        let boundaries = api::metrics::LATENCY;
+        let mut buckets = vec![0; boundaries.len() + 1];
+        buckets[boundaries.partition_point(|b| *b < seconds)] = entries;
+        api::performance::Latency { sum_seconds: seconds * entries as f64, buckets }
+    };
+    api::performance::Performance {
+        writes: entries,
+        writes_failed: 0,
+        reads: entries / 2,
+        requests: entries * 3,
+        requests_failed: 0,
+        commit: all_in(0.002),
+        log_sync: all_in(0.000_3),
     }
 }
