@@ -12,9 +12,11 @@ pub mod client;
 pub mod cluster;
 pub mod config;
 pub mod error;
+pub mod event;
 pub mod http;
 pub mod metrics;
 pub mod task;
+pub mod unique;
 pub mod worker;
 
 pub use access::Role as AccessRole;

@@ -117,6 +117,7 @@ pub async fn serve(
     let interval = Duration::from_secs(config.scrub_interval_seconds);
     let share = config.scrub_cpu_percent as f64 / 100.0;
     app.integrity.spawn_scrub(interval, share, config.db_retention_rows, ending.clone());
+    crate::events::watch::spawn(app.clone(), ending.clone());
     let importing = tokio::spawn(crate::raft::history::import_when_wanted(
         node.clone(),
         Arc::clone(&store),
@@ -180,6 +181,7 @@ pub async fn serve(
     if node.hand_over().await {
         tokio::time::sleep(LINGER).await;
     }
+    node.events().close();
     drained.cancel();
     let all_served = async {
         let _ = serving.await;

@@ -7,7 +7,7 @@ use super::read::Freshness;
 use crate::access::outbound::PeerError;
 use crate::members::checks;
 use crate::members::join::{JoinRequest, Terms};
-use crate::node::MembershipError;
+use crate::node::{MembershipError, NodeError};
 use crate::raft::founding::{IDENTITY_PATH, IdentityCard};
 use crate::raft::routes::of_membership;
 use api::ErrorCode;
@@ -152,8 +152,22 @@ async fn transfer(
     give_up(&app, body.to.as_deref()).await
 }
 
-async fn give_up(app: &App, to: Option<&str>) -> ApiResult<Json<Leadership>> {
-    app.node.transfer(to).await.map_err(|e| problem::of_proposal(&e, app.leader_address()))?;
+/// Leadership goes to `to`, or to whom the leader finds fittest.
+pub(super) async fn give_up(app: &App, to: Option<&str>) -> ApiResult<Json<Leadership>> {
+    let (voters, _) = app.node.members();
+    if to != Some(app.node.node_id()) {
+        if voters.len() < 2 {
+            let why = "this cluster has one voter, and nobody else can lead it";
+            return Err(ApiError::new(ErrorCode::InvalidState, why));
+        }
+        app.node.transfer(to).await.map_err(|e| match e {
+            NodeError::Overloaded => {
+                let why = "no voter took leadership over in time, and this node goes on leading; look at GET /api/cluster/members, and ask again";
+                ApiError::new(ErrorCode::Overloaded, why)
+            }
+            other => problem::of_proposal(&other, app.leader_address()),
+        })?;
+    }
     let view = app.node.view();
     Ok(Json(Leadership { leader: view.leader, term: view.term }))
 }

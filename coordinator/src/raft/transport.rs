@@ -367,6 +367,8 @@ impl Transport {
             let body = serde_json::to_vec(&problem).unwrap_or_default();
             let mut response = Response::new(Body::from(body));
             *response.status_mut() = status;
+            let kind = header::HeaderValue::from_static(crate::http::problem::PROBLEM_JSON);
+            response.headers_mut().insert(header::CONTENT_TYPE, kind);
             if let Some(verdict) = verdict {
                 response.headers_mut().insert(VERDICT, header::HeaderValue::from_static(verdict.as_str()));
             }
