@@ -394,6 +394,7 @@ fn is_refusal(error: &ClientError) -> bool {
                 | BodyTooLarge
                 | UnknownEndpoint
                 | MethodNotAllowed
+                | Forbidden
         )
     )
 }
@@ -410,7 +411,13 @@ impl Outage {
         let since = *self.since.get_or_insert_with(Instant::now);
         if self.last_said.is_none_or(|said| said.elapsed() >= Duration::from_secs(30)) {
             self.last_said = Some(Instant::now());
-            tracing::warn!(call, %error, for_seconds = since.elapsed().as_secs(), "the cluster can't be reached; trying on");
+            let for_seconds = since.elapsed().as_secs();
+            match error.code() {
+                Some(_) => {
+                    tracing::warn!(call, %error, for_seconds, "the cluster refuses the call; trying on")
+                }
+                None => tracing::warn!(call, %error, for_seconds, "the cluster can't be reached; trying on"),
+            }
         }
     }
 
