@@ -1,8 +1,8 @@
 //! What this node notices by itself: differences between two looks.
 //!
-//! The comparison ([`differences`]) is a function of two looks. The task that looks is woken when
+//! The comparison is a function of two looks. The task that looks is woken when
 //! role, leader or term change, and looks at the rest (disk, memory, peers, clocks, database,
-//! checks) every [`LOOK_EVERY`]. What came and went between two looks is not told.
+//! checks) twice a second. What came and went between two looks is not told.
 
 use super::Occurrence;
 use crate::http::App;

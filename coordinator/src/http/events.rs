@@ -4,7 +4,7 @@
 //! stream begins with what is kept, or after the event that `since` or `Last-Event-ID` names. Who
 //! asks for `application/json` and not for a stream gets one document.
 //!
-//! A stream ends after [`STREAM_LIMIT`], so that a token that is no longer good does not listen for
+//! A stream ends after an hour, so that a token that is no longer good does not listen for
 //! ever, and when the node stops. A browser's `EventSource` and any careful client then come back
 //! with the last id they have.
 
@@ -154,9 +154,6 @@ impl Listener {
         loop {
             if let Some(event) = self.waiting.pop_front() {
                 return Some(event);
-            }
-            if closed.is_cancelled() {
-                return None;
             }
             self.wake.mark_unchanged();
             let read = self.events.read(self.since, BATCH_EVENTS);
