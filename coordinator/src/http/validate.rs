@@ -367,7 +367,7 @@ fn shown(key: &str) -> String {
 
 fn seconds(path: &str, value: f64, least: f64, most: f64, faults: &mut Faults) -> u64 {
     if !(least..=most).contains(&value) {
-        faults.add(path, format!("is {value}; must be {least} to {most}"));
+        faults.add(path, format!("is {value:?}; must be {least} to {most}"));
         return 0;
     }
     (value * 1000.0).round() as u64

@@ -363,7 +363,8 @@ impl Transport {
     /// Answers a peer's upgrade.
     pub fn accept(self: &Arc<Self>, mut request: Request<Body>) -> Response<Body> {
         let refuse = |status: StatusCode, why: String, verdict: Option<Verdict>| {
-            let problem = api::Problem::new(api::ErrorCode::InvalidState, why);
+            let mut problem = api::Problem::new(api::ErrorCode::InvalidState, why);
+            problem.status = status.as_u16();
             let body = serde_json::to_vec(&problem).unwrap_or_default();
             let mut response = Response::new(Body::from(body));
             *response.status_mut() = status;
