@@ -354,5 +354,8 @@ pub fn error_chain(error: &dyn std::error::Error) -> String {
         }
         cause = inner.source();
     }
+    if text.ends_with("UnknownIssuer") {
+        text.push_str(" (its certificate is signed by an authority that is not trusted here: --ca FILE or HOLDFAST_CA names one, `ca_path` on a node)");
+    }
     text
 }

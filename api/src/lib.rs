@@ -12,10 +12,12 @@ pub mod client;
 pub mod cluster;
 pub mod config;
 pub mod error;
+pub mod event;
 pub mod http;
 pub mod metrics;
 pub mod performance;
 pub mod task;
+pub mod unique;
 pub mod worker;
 
 pub use access::Role as AccessRole;

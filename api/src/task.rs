@@ -89,13 +89,13 @@ impl std::fmt::Display for TaskState {
 #[serde(deny_unknown_fields)]
 pub struct Requirements {
     /// Labels the worker must carry with exactly these values.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "crate::unique::map")]
     pub labels: BTreeMap<String, String>,
     /// Resources the task takes from the worker while it runs, in whole units.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "crate::unique::map")]
     pub resources: BTreeMap<String, u64>,
     /// Sets of labels: the worker must carry every label of at least one of them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "crate::unique::maps")]
     pub any_of: Vec<BTreeMap<String, String>>,
 }
 
@@ -147,7 +147,7 @@ pub struct CommandConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
     /// Variables added to the worker's environment.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "crate::unique::map")]
     pub env: BTreeMap<String, String>,
     /// Bytes of standard output and of standard error each that are kept, half head, half tail.
     #[serde(default, skip_serializing_if = "Option::is_none")]

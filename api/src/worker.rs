@@ -61,10 +61,10 @@ pub struct Register {
     /// The worker's id; the same id again replaces what was registered.
     pub worker_id: String,
     /// Labels that tasks may require.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::unique::map")]
     pub labels: BTreeMap<String, String>,
     /// Resources that tasks may take, in whole units.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::unique::map")]
     pub resources: BTreeMap<String, u64>,
     /// How many tasks it runs at once.
     pub slots: u32,

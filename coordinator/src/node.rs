@@ -19,6 +19,7 @@ use settings::Settings;
 use crate::access::outbound::Outbound;
 use crate::command::Reply;
 use crate::config::Config;
+use crate::events::Events;
 use crate::machine::Machine;
 use crate::operations::OperationBook;
 use crate::raft::applier::{Applier, ApplierProgress, Work};
@@ -140,6 +141,7 @@ struct Shared {
     writer: Arc<WriterProgress>,
     applier: Arc<ApplierProgress>,
     operations: OperationBook,
+    events: Events,
     /// Cancelled when the process has to begin anew.
     restart: CancellationToken,
     /// Why linearizable reads are not served here, if so.
@@ -168,8 +170,10 @@ impl Node {
     /// A node on an identity; Raft starts with [`Node::start`].
     pub fn new(identity: Identity, config: &Config) -> Node {
         let (node_id, boot_nonce) = (identity.node_id().to_owned(), format!("{:016x}", identity.boot_nonce));
+        let events = Events::new(&node_id, &boot_nonce);
         Node {
             shared: Arc::new(Shared {
+                events,
                 node_id,
                 boot_nonce,
                 outbound: OnceLock::new(),
@@ -322,6 +326,7 @@ impl Node {
                 move || log.named_index()
             }),
             operations: self.shared.operations.clone(),
+            events: self.shared.events.clone(),
             replay_until,
             inbox: inbox.clone(),
             applied: self.shared.applied.clone(),
@@ -460,6 +465,11 @@ impl Node {
                 self.halt(Role::Failed, &format!("{why}; its votes and acknowledgements can't be trusted. Bring the right directory back, or let the node join anew as a new member: coordinator members rejoin"));
             }
         }
+    }
+
+    /// What happened, as this node saw it.
+    pub fn events(&self) -> &Events {
+        &self.shared.events
     }
 
     /// This node's id.

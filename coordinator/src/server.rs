@@ -118,6 +118,7 @@ pub async fn serve(
     let share = config.scrub_cpu_percent as f64 / 100.0;
     app.integrity.spawn_scrub(interval, share, config.db_retention_rows, ending.clone());
     let mending = tokio::spawn(app.mender.clone().run(ending.clone()));
+    crate::events::watch::spawn(app.clone(), ending.clone());
     let importing = tokio::spawn(crate::raft::history::import_when_wanted(
         node.clone(),
         Arc::clone(&store),
@@ -187,6 +188,7 @@ pub async fn serve(
     if node.hand_over().await {
         tokio::time::sleep(LINGER).await;
     }
+    node.events().close();
     drained.cancel();
     let all_served = async {
         let _ = serving.await;

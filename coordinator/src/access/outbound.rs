@@ -13,6 +13,12 @@ pub enum PeerError {
     /// It can't be asked.
     #[error("{0}")]
     Unreachable(String),
+    /// Its host is there and nothing listens on the port.
+    #[error("{0}")]
+    Refused(String),
+    /// What it shows as its certificate is not trusted, or it wants another from us.
+    #[error("{0}")]
+    Untrusted(String),
     /// It did not prove that it knows the cluster secret.
     #[error("{address} did not prove that it knows the cluster secret: {why}")]
     Unproved {
@@ -28,7 +34,21 @@ pub enum PeerError {
 
 impl From<reqwest::Error> for PeerError {
     fn from(error: reqwest::Error) -> Self {
-        PeerError::Unreachable(api::client::error_chain(&error))
+        let why = api::client::error_chain(&error);
+        let mut cause: Option<&dyn std::error::Error> = Some(&error);
+        while let Some(inner) = cause {
+            if let Some(io) = inner.downcast_ref::<std::io::Error>() {
+                // rustls hands its verdict on within an error of the stream.
+                let tls = io.get_ref().is_some_and(|source| source.is::<rustls::Error>());
+                match io.kind() {
+                    std::io::ErrorKind::ConnectionRefused => return PeerError::Refused(why),
+                    _ if tls => return PeerError::Untrusted(why),
+                    _ => {}
+                }
+            }
+            cause = inner.source();
+        }
+        PeerError::Unreachable(why)
     }
 }
 
@@ -159,9 +179,15 @@ impl Outbound {
                 None => request,
             }
         };
-        let Some(secret) = &self.secret else { return Ok(request(body).send().await?) };
-        // A peer's path serves nobody without a proof: the first request only fetches the challenge.
         let of_peers = path.starts_with("/raft/");
+        let Some(secret) = &self.secret else {
+            // The certificate is the proof; the header says that it is meant as one.
+            let by_certificate = !of_peers && self.tls.is_some();
+            let request = request(body);
+            let request = if by_certificate { request.header(PROOF, "certificate") } else { request };
+            return Ok(request.send().await?);
+        };
+        // A peer's path serves nobody without a proof: the first request only fetches the challenge.
         let first = request(if of_peers { body.as_ref().map(|_| Vec::new()) } else { body.clone() });
         let first = first.send().await?;
         if !of_peers && first.status() != StatusCode::UNAUTHORIZED {

@@ -192,9 +192,8 @@ fn check_users(users: &[AuthUser], found: &mut Findings) {
     for (at, user) in users.iter().enumerate().take(MAX_USERS) {
         let key = format!("auth_users[{at}]");
         let name = &user.username;
-        if name.is_empty() || name.len() > 128 || name.chars().any(char::is_control) {
-            found
-                .fault(&format!("{key}.username"), "must have 1 to 128 characters, none a control character");
+        if let Some(why) = crate::name::fault(name, 128) {
+            found.fault(&format!("{key}.username"), why);
         }
         if users[..at].iter().any(|other| other.username == *name) {
             found.fault(&format!("{key}.username"), format!("`{name}` is named twice"));

@@ -5,6 +5,7 @@
 //! availability, a note where it is only unusual.
 
 use super::{Config, Grade, Remark};
+use crate::name;
 use api::config::ConfigError;
 use std::collections::BTreeSet;
 
@@ -49,6 +50,8 @@ fn node(config: &Config, found: &mut Findings) {
     let id = &config.node_id;
     if id.is_empty() || id.len() > 128 || id.contains(['/', ' ', '=', ',']) {
         found.fault("node_id", "must have 1 to 128 characters, none of them a space, comma, slash or =");
+    } else if let Some(why) = name::fault(id, 128) {
+        found.fault("node_id", why);
     }
     if config.host.is_empty() {
         found.fault("host", "must not be empty");

@@ -7,8 +7,7 @@
 use super::App;
 use super::extract::OptionalJson;
 use super::fence::{Knowledge, LEASE};
-use super::problem::{self, ApiError, ApiResult};
-use super::read::INDEX_LIMIT;
+use super::problem::{ApiError, ApiResult};
 use crate::operations::Operation;
 use crate::raft::force_sync::{Request, sync_state};
 use crate::store::Rebuild;
@@ -233,7 +232,5 @@ async fn step_down(
         let why = format!("{} is {} and has no leadership to give up", app.node.node_id(), view.role);
         return Err(ApiError::new(ErrorCode::InvalidState, why).with_leader(app.leader_address()));
     }
-    app.node.transfer(None).await.map_err(|e| problem::of_proposal(&e, app.leader_address()))?;
-    let view = tokio::time::timeout(INDEX_LIMIT, async { app.node.view() }).await.unwrap_or(view);
-    Ok(Json(Leadership { leader: view.leader, term: view.term }))
+    super::cluster::give_up(&app, None).await
 }

@@ -156,8 +156,16 @@ async fn transfer(
     give_up(&app, body.to.as_deref()).await
 }
 
-async fn give_up(app: &App, to: Option<&str>) -> ApiResult<Json<Leadership>> {
-    app.node.transfer(to).await.map_err(|e| problem::of_proposal(&e, app.leader_address()))?;
+/// Leadership goes to `to`, or to whom the leader finds fittest.
+pub(super) async fn give_up(app: &App, to: Option<&str>) -> ApiResult<Json<Leadership>> {
+    let (voters, _) = app.node.members();
+    if to != Some(app.node.node_id()) {
+        if voters.len() < 2 {
+            let why = "this cluster has one voter, and nobody else can lead it";
+            return Err(ApiError::new(ErrorCode::InvalidState, why));
+        }
+        app.node.transfer(to).await.map_err(|e| problem::of_proposal(&e, app.leader_address()))?;
+    }
     let view = app.node.view();
     Ok(Json(Leadership { leader: view.leader, term: view.term }))
 }

@@ -4,11 +4,12 @@
 //!   the field, a body above [`MAX_BODY_BYTES`] is 413.
 //! - [`OptionalJson`]: the same, but an empty body stands for the default.
 //! - [`Params`]: the query; an unknown or ill-typed parameter is 422.
-//! - [`Id`]: the one parameter of a path.
+//! - [`Id`]: the one parameter of a path, which must be a [name](crate::name).
 //!
 //! The content type is checked before, by [`super::guard`], also for requests that are forwarded.
 
 use super::problem::ApiError;
+use crate::name;
 use api::ErrorCode;
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
@@ -24,6 +25,9 @@ pub const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
 
 /// How long a client may take to send its body.
 pub const BODY_LIMIT: Duration = Duration::from_secs(30);
+
+/// The longest id in a path.
+pub const MAX_ID_BYTES: usize = 256;
 
 /// A JSON body.
 #[derive(Debug)]
@@ -84,7 +88,10 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
         let Path(id) = Path::<String>::from_request_parts(parts, state).await.map_err(|e| {
             ApiError::new(ErrorCode::Validation, format!("the id in the path: {}", e.body_text()))
         })?;
-        Ok(Id(id))
+        match name::fault(&id, MAX_ID_BYTES) {
+            None => Ok(Id(id)),
+            Some(why) => Err(ApiError::new(ErrorCode::Validation, format!("the id in the path {why}"))),
+        }
     }
 }
 
@@ -96,6 +103,10 @@ pub async fn read_body(request: Request<Body>) -> Result<Bytes, ApiError> {
 
 /// The same, where the request was taken apart before.
 pub async fn read_whole(headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
+    read_within(headers, body, BODY_LIMIT).await
+}
+
+async fn read_within(headers: &HeaderMap, body: Body, limit: Duration) -> Result<Bytes, ApiError> {
     let too_large = || {
         ApiError::new(
             ErrorCode::BodyTooLarge,
@@ -110,7 +121,7 @@ pub async fn read_whole(headers: &HeaderMap, body: Body) -> Result<Bytes, ApiErr
     // Most bodies came with their head; only one that did not needs a timer.
     let collected = match futures_util::poll!(collect.as_mut()) {
         Poll::Ready(done) => Ok(done),
-        Poll::Pending => Box::pin(tokio::time::timeout(BODY_LIMIT, collect)).await,
+        Poll::Pending => Box::pin(tokio::time::timeout(limit, collect)).await,
     };
     match collected {
         Ok(Ok(body)) => Ok(body.to_bytes()),
@@ -120,7 +131,7 @@ pub async fn read_whole(headers: &HeaderMap, body: Body) -> Result<Bytes, ApiErr
         }
         Err(_) => Err(ApiError::new(
             ErrorCode::RequestTimeout,
-            format!("the body was not complete after {} s", BODY_LIMIT.as_secs()),
+            format!("the body was not complete after {} s", limit.as_secs_f64()),
         )),
     }
 }
@@ -131,6 +142,11 @@ pub async fn read_whole(headers: &HeaderMap, body: Body) -> Result<Bytes, ApiErr
 /// with the tracker that knows the path, since tracking costs time on large batches.
 pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     let error = match serde_json::from_slice::<T>(bytes) {
+        // serde takes a list of a struct's fields for the struct; nobody should send one.
+        Ok(_) if bytes.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'[') => {
+            let why = "the body: invalid type: sequence, expected a JSON object";
+            return Err(ApiError::new(ErrorCode::Validation, why));
+        }
         Ok(value) => return Ok(value),
         Err(error) => error,
     };
@@ -182,7 +198,28 @@ mod tests {
         assert_eq!(detail, "`tasks[1].type`: invalid type: integer `7`, expected a string");
         let (_, detail) = fault(r#"{"tasks":[{"type":"noop","config":{},"prioritty":1}]}"#);
         assert!(detail.contains("unknown field `prioritty`"), "{detail}");
-        let (_, detail) = fault("[]");
-        assert!(detail.contains("invalid"), "{detail}");
+        for list in ["[]", r#" [[{"type":"noop"}]]"#] {
+            let (code, detail) = fault(list);
+            assert_eq!(code, ErrorCode::Validation);
+            assert!(detail.contains("invalid"), "{detail}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_is_not_waited_for_for_ever_and_a_broken_one_is_named() {
+        // A byte now and then is not enough to be waited for.
+        let slow = futures_util::stream::unfold((), |()| async {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            Some((Ok::<_, std::io::Error>(Bytes::from_static(b" ")), ()))
+        });
+        let limit = Duration::from_millis(50);
+        let refused = read_within(&HeaderMap::new(), Body::from_stream(slow), limit).await.unwrap_err();
+        assert_eq!(refused.0.code, ErrorCode::RequestTimeout, "{refused}");
+        let broken = futures_util::stream::iter([
+            Ok(Bytes::from_static(b"{\"ty")),
+            Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof)),
+        ]);
+        let refused = read_whole(&HeaderMap::new(), Body::from_stream(broken)).await.unwrap_err();
+        assert_eq!(refused.0.code, ErrorCode::MalformedJson, "{refused}");
     }
 }

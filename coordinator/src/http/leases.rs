@@ -24,8 +24,8 @@ async fn take(
     Id(name): Id,
     JsonBody(body): JsonBody<NamedLeaseRequest>,
 ) -> ApiResult<Json<NamedLease>> {
-    validate::name("name", &name).map_err(invalid)?;
-    validate::name("holder", &body.holder).map_err(invalid)?;
+    validate::named("name", &name).map_err(invalid)?;
+    validate::named("holder", &body.holder).map_err(invalid)?;
     if body.ttl_ms > MAX_TTL_MS {
         let why = format!("`ttl_ms` is {}; must be at most {MAX_TTL_MS}", body.ttl_ms);
         return Err(ApiError::new(ErrorCode::Validation, why));

@@ -5,6 +5,7 @@ use super::extract::{OptionalJson, Params};
 use super::problem::{ApiError, ApiResult};
 use super::read::Freshness;
 use crate::command::Command;
+use crate::name;
 use api::ErrorCode;
 use api::cluster::{Maintenance, SwitchMaintenance};
 use axum::extract::State;
@@ -46,8 +47,8 @@ async fn disable(
 /// Who switches: as the request says, else the program that sent it.
 fn author(headers: &HeaderMap, body: SwitchMaintenance) -> ApiResult<Option<String>> {
     if let Some(by) = body.by {
-        if by.is_empty() || by.len() > MAX_AUTHOR_BYTES || by.chars().any(char::is_control) {
-            let why = format!("`by` must have 1 to {MAX_AUTHOR_BYTES} bytes without control characters");
+        if let Some(why) = name::fault(&by, MAX_AUTHOR_BYTES) {
+            let why = format!("`by` {why}");
             return Err(ApiError::new(ErrorCode::Validation, why));
         }
         return Ok(Some(by));

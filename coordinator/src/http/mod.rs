@@ -16,6 +16,7 @@ pub mod cluster;
 pub mod config;
 pub mod connections;
 pub mod entrance;
+pub mod events;
 pub mod extract;
 pub mod fence;
 pub mod forward;
@@ -35,7 +36,6 @@ pub mod stored;
 pub mod table;
 pub mod tasks;
 pub mod timing;
-pub mod unbuilt;
 pub mod validate;
 pub mod workers;
 
@@ -230,12 +230,12 @@ pub fn router(app: App) -> Router {
         .merge(cluster::of_this_node())
         .merge(node_health::routes())
         .merge(observe::routes())
+        .merge(events::routes())
         .merge(auth::routes())
         .merge(openapi::routes())
         .merge(config::routes())
         .merge(admin::routes())
         .merge(backup::reads())
-        .merge(unbuilt::routes())
         .layer(middleware::from_fn_with_state(app.clone(), entrance::of_this_node));
     let entrance = middleware::from_fn_with_state(app.clone(), entrance::of_this_node);
     led.merge(own)

@@ -81,7 +81,9 @@ pub fn document() -> OpenApi {
                 .build(),
         )
         .servers(Some([ServerBuilder::new().url("/").description(Some("The node that serves this.")).build()]))
-        .tags(Some(tags.into_iter().map(|tag| TagBuilder::new().name(tag).build())))
+        .tags(Some(
+            tags.into_iter().map(|tag| TagBuilder::new().name(tag).description(about(tag)).build()),
+        ))
         .paths(paths.build())
         .components(Some(components.build()))
         .build()
@@ -138,11 +140,14 @@ fn responses(
 ) -> utoipa::openapi::Responses {
     let mut all = ResponsesBuilder::new();
     let mut said = std::collections::BTreeSet::new();
-    for (status, what, given) in &endpoint.answers {
-        said.insert(*status);
-        let content = content(*given, schemas);
-        let built = content
-            .into_iter()
+    for (status, what, _) in &endpoint.answers {
+        if !said.insert(*status) {
+            continue;
+        }
+        // An answer may come in more than one form.
+        let forms = endpoint.answers.iter().filter(|(other, _, _)| other == status);
+        let built = forms
+            .filter_map(|(_, _, given)| content(*given, schemas))
             .fold(ResponseBuilder::new().description(*what), |r, (kind, c)| r.content(kind, c));
         all = all.response(status.to_string(), built.build());
     }
@@ -208,6 +213,31 @@ fn content(
     Some((kind, ContentBuilder::new().schema(Some(schema)).build()))
 }
 
+/// What the routes of a tag are about.
+fn about(tag: &str) -> Option<&'static str> {
+    Some(match tag {
+        "status" | "report" => "What a node says of itself; never waits for consensus.",
+        "health" => "Is a node well? Never waits for consensus.",
+        "debug" => "A look into a node's log.",
+        "logs" => "The last log lines of a node.",
+        "events" => "What happens in the cluster, as a node sees it.",
+        "tasks" => "Tasks: submitting, looking, cancelling, retrying, reporting.",
+        "results" => "Finished tasks, from the database.",
+        "workers" => "The worker protocol.",
+        "maintenance" => "No new tasks are accepted or assigned.",
+        "cluster" => "Members and leadership.",
+        "leases" => "Named leases with fencing epochs.",
+        "admin" => "Repairs of one node.",
+        "backup" => "A consistent archive of the serving cluster.",
+        "config" => "A node's own config.",
+        "settings" => "What all nodes keep alike.",
+        "auth" => "Tokens.",
+        "openapi" => "This description.",
+        "peers" => "What nodes ask of one another.",
+        _ => return None,
+    })
+}
+
 /// `get_api_tasks_id`.
 fn operation_id(endpoint: &Endpoint) -> String {
     let path: String = endpoint
@@ -256,6 +286,13 @@ mod tests {
             table().endpoints().iter().map(|e| (e.path.to_owned(), e.method.to_owned())).collect();
         assert_eq!(described, rows);
         assert!(document["openapi"].as_str().unwrap().starts_with("3.1"), "{}", document["openapi"]);
+    }
+
+    #[test]
+    fn every_tag_says_what_it_is_about() {
+        for endpoint in table().endpoints() {
+            assert!(about(endpoint.tag).is_some(), "{} of {}", endpoint.tag, endpoint.path);
+        }
     }
 
     #[test]

@@ -8,10 +8,10 @@ use crate::command::Command;
 use crate::machine::{Limits, Machine, SETTINGS};
 use api::ErrorCode;
 use api::cluster::{SettingRecord, Settings};
+use api::unique::Unique;
 use axum::extract::State;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use std::collections::BTreeMap;
 
 /// What only the leader does.
 pub fn writes() -> Router<App> {
@@ -25,7 +25,7 @@ pub fn reads() -> Router<App> {
 
 async fn change(
     State(app): State<App>,
-    JsonBody(changes): JsonBody<BTreeMap<String, u64>>,
+    JsonBody(Unique(changes)): JsonBody<Unique<u64>>,
 ) -> ApiResult<Json<Settings>> {
     // Refused here, what is wrong leaves no trace in the log; the machine checks it again.
     app.node

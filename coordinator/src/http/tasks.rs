@@ -130,7 +130,9 @@ async fn report(
     JsonBody(report): JsonBody<ResultReport>,
 ) -> ApiResult<Json<TaskStanding>> {
     caller.speaks_for(&report.worker_id)?;
-    validate::name("worker_id", &report.worker_id).map_err(invalid)?;
+    validate::named("worker_id", &report.worker_id).map_err(invalid)?;
+    let result = report.result.as_deref().map(serde_json::value::RawValue::get);
+    validate::attempt_end(result, report.error.as_deref(), report.resources.as_ref()).map_err(invalid)?;
     app.dispatch.heard(&report.worker_id);
     let (worker_id, token) = (report.worker_id.clone(), report.token);
     let complete = Command::Complete {

@@ -5,6 +5,7 @@
 
 use crate::command::{RetryFilter, TaskSpec, WorkerSpec};
 use crate::machine::Limits;
+use crate::name;
 use api::task::{self, CommandConfig, CommandLine, NewTask, TaskState};
 use api::worker::{MAX_SLOTS, Register};
 use std::collections::BTreeMap;
@@ -28,6 +29,11 @@ pub const MAX_TIMEOUT_SECONDS: f64 = 7.0 * 86_400.0;
 pub const MAX_BACKOFF_SECONDS: f64 = 86_400.0;
 /// The most retries.
 pub const MAX_RETRIES: u32 = 1000;
+/// The deepest nesting of a task's config and result. Whoever reads them inside a larger document
+/// may take no more than 128 levels.
+pub const MAX_DEPTH: usize = 100;
+/// The longest error text of an attempt.
+pub const MAX_ERROR_BYTES: usize = 1024 * 1024;
 /// The most types a worker may run.
 pub const MAX_TYPES: usize = 64;
 /// The most output of a `command` task that may be kept.
@@ -132,6 +138,47 @@ pub fn worker(register: Register) -> Result<WorkerSpec, Faults> {
     })
 }
 
+/// Checks what an attempt came to.
+pub fn attempt_end(
+    result: Option<&str>,
+    error: Option<&str>,
+    resources: Option<&BTreeMap<String, u64>>,
+) -> Result<(), Faults> {
+    let mut faults = Faults::default();
+    if result.is_some_and(|json| nests_deeper(json, MAX_DEPTH)) {
+        faults.add("result", format!("nests deeper than {MAX_DEPTH} levels"));
+    }
+    if error.is_some_and(|text| text.len() > MAX_ERROR_BYTES) {
+        faults.add("error", format!("has more than {MAX_ERROR_BYTES} bytes"));
+    }
+    if let Some(resources) = resources {
+        amounts("resources", resources, &mut faults);
+    }
+    faults.or(())
+}
+
+/// True where arrays and objects of `json`, which is well formed, nest deeper.
+fn nests_deeper(json: &str, most: usize) -> bool {
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b'{' | b'[' => {
+                depth += 1;
+                if depth > most {
+                    return true;
+                }
+            }
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    false
+}
+
 /// Checks a bulk retry.
 pub fn retry_filter(body: task::RetryMany) -> Result<RetryFilter, Faults> {
     let mut faults = Faults::default();
@@ -152,7 +199,7 @@ pub fn retry_filter(body: task::RetryMany) -> Result<RetryFilter, Faults> {
 }
 
 /// Checks a name in a path or body (holder of a lease, worker id, …).
-pub fn name(path: &str, value: &str) -> Result<(), Faults> {
+pub fn named(path: &str, value: &str) -> Result<(), Faults> {
     let mut faults = Faults::default();
     text(path, value, MAX_TEXT_BYTES, &mut faults);
     faults.or(())
@@ -247,6 +294,10 @@ fn check_config(path: impl Display, kind: &str, config: &str, faults: &mut Fault
         faults.add(path, "must be a JSON object");
         return;
     }
+    if nests_deeper(config, MAX_DEPTH) {
+        faults.add(path, format!("nests deeper than {MAX_DEPTH} levels"));
+        return;
+    }
     if kind == "command" {
         check_command(path, config, faults);
     }
@@ -295,12 +346,8 @@ fn check_command(path: impl Display, config: &str, faults: &mut Faults) {
 }
 
 fn text(path: impl Display, value: &str, most_bytes: usize, faults: &mut Faults) {
-    if value.is_empty() {
-        faults.add(path, "must not be empty");
-    } else if value.len() > most_bytes {
-        faults.add(path, format!("has {} bytes; at most {most_bytes} are allowed", value.len()));
-    } else if value.chars().any(char::is_control) {
-        faults.add(path, "must not have control characters");
+    if let Some(why) = name::fault(value, most_bytes) {
+        faults.add(path, why);
     }
 }
 
@@ -308,8 +355,7 @@ fn pairs(path: impl Display, map: &BTreeMap<String, String>, faults: &mut Faults
     count(&path, map.len(), faults);
     for (key, value) in map.iter().take(MAX_ENTRIES) {
         text(&format!("{path}.{}", shown(key)), key, MAX_TEXT_BYTES, faults);
-        if value.len() > MAX_TEXT_BYTES || value.chars().any(char::is_control) {
-            let why = format!("must have at most {MAX_TEXT_BYTES} bytes and no control characters");
+        if let Some(why) = name::fault_of_text(value, MAX_TEXT_BYTES) {
             faults.add(&format!("{path}.{}", shown(key)), why);
         }
     }
@@ -335,7 +381,7 @@ fn shown(key: &str) -> String {
 
 fn seconds(path: impl Display, value: f64, least: f64, most: f64, faults: &mut Faults) -> u64 {
     if !(least..=most).contains(&value) {
-        faults.add(path, format!("is {value}; must be {least} to {most}"));
+        faults.add(path, format!("is {value:?}; must be {least} to {most}"));
         return 0;
     }
     (value * 1000.0).round() as u64
@@ -417,6 +463,18 @@ mod tests {
         let many: BTreeMap<_, _> = (0..65).map(|i| (i.to_string(), "v")).collect();
         let why = check(json!({"type": "noop", "requirements": {"labels": many}})).unwrap_err();
         assert_eq!(why, "`requirements.labels` has 65 entries; at most 64 are allowed");
+    }
+
+    #[test]
+    fn nesting_is_bounded_and_strings_do_not_count() {
+        let nested =
+            |levels: usize| format!("{{\"a\":{}{}}}", "[".repeat(levels - 1), "]".repeat(levels - 1));
+        assert!(!nests_deeper(&nested(MAX_DEPTH), MAX_DEPTH));
+        assert!(nests_deeper(&nested(MAX_DEPTH + 1), MAX_DEPTH));
+        assert!(!nests_deeper(&format!("{{\"a\\\"{{\":\"{}\"}}", "[{\\\\".repeat(500)), MAX_DEPTH));
+        assert!(!nests_deeper(&"{\"a\":{}},".repeat(500), 2), "beside is not inside");
+        let why = attempt_end(Some(&nested(200)), Some(&"x".repeat(MAX_ERROR_BYTES + 1)), None).unwrap_err();
+        assert!(why.to_string().contains("`result` nests deeper") && why.to_string().contains("`error` has"));
     }
 
     #[test]

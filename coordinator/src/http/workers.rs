@@ -94,6 +94,12 @@ async fn results(
         let why = format!("`results` has {} entries; must have 1 to {MAX_RESULTS}", body.results.len());
         return Err(ApiError::new(ErrorCode::Validation, why));
     }
+    for (place, done) in body.results.iter().enumerate() {
+        let result = done.result.as_deref().map(serde_json::value::RawValue::get);
+        let checked = validate::attempt_end(result, done.error.as_deref(), done.resources.as_ref());
+        checked
+            .map_err(|faults| ApiError::new(ErrorCode::Validation, format!("results[{place}]: {faults}")))?;
+    }
     app.dispatch.heard(&worker_id);
     let names: Vec<(String, u64)> = body.results.iter().map(|r| (r.task_id.clone(), r.token)).collect();
     let proposals = body.results.into_iter().map(|done| app.propose(complete(&worker_id, done)));

@@ -5,6 +5,7 @@
 //! of a kind this version does not know, stops the node instead of letting it diverge.
 
 use crate::command::{Batch, Reply};
+use crate::events::{Events, Occurrence};
 use crate::machine::members::{MemberChange, Membership};
 use crate::machine::{Cut, Machine};
 use crate::node::settings::Settings;
@@ -104,6 +105,8 @@ pub struct Applier {
     pub named_index: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// What takes longer than a moment is listed here.
     pub operations: OperationBook,
+    /// What happens is told here.
+    pub events: Events,
     /// What is at or below this index was counted before the restart.
     pub replay_until: u64,
     /// Whom to tell what is applied.
@@ -179,6 +182,7 @@ impl Applier {
             inbox: self.inbox.clone(),
             named_index: self.named_index.clone(),
             operations: self.operations.clone(),
+            events: self.events.clone(),
             telemetry: self.telemetry.clone(),
             writing: last.writing.clone(),
             state_bytes: last.state_bytes.clone(),
@@ -202,6 +206,8 @@ impl Applier {
         failpoint!("install_after_swap");
         self.inbox.tell(Input::Installed(name.index, log_ms));
         tracing::info!(index = name.index, bytes = name.bytes, "installed a snapshot of the leader");
+        let detail = format!("index {}, {} bytes, of the leader", name.index, name.bytes);
+        self.events.noticed(name.term, Occurrence::new("snapshot_installed", self.events.node_id(), detail));
         Ok(())
     }
 
@@ -265,6 +271,7 @@ impl Applier {
         if index > self.replay_until {
             self.telemetry.effects(&effects);
             trail::applied(index, term, &effects);
+            self.events.applied(index, term, &effects);
         }
         self.store.append(index, effects);
         Ok(replies)
@@ -290,6 +297,10 @@ impl Applier {
             },
         };
         machine.finish_entry(index, entry.term, &entry.data);
+        if index > self.replay_until {
+            trail::applied(index, entry.term, &effects);
+            self.events.applied(index, entry.term, &effects);
+        }
         self.store.append(index, effects);
         Ok(reply)
     }
@@ -302,12 +313,17 @@ struct SnapshotThread {
     inbox: Inbox,
     named_index: Arc<dyn Fn() -> u64 + Send + Sync>,
     operations: OperationBook,
+    events: Events,
     telemetry: Telemetry,
     writing: Arc<AtomicBool>,
     state_bytes: Arc<AtomicU64>,
 }
 
 impl SnapshotThread {
+    fn tell(&self, term: u64, kind: &'static str, detail: String) {
+        self.events.noticed(term, Occurrence::new(kind, self.events.node_id(), detail));
+    }
+
     fn run(self, cut: Cut, waiter: Option<SnapshotWaiter>) {
         crate::operations::yield_to_others();
         let (began, index) = (Instant::now(), cut.index());
@@ -325,6 +341,7 @@ impl SnapshotThread {
                     "wrote a snapshot"
                 );
                 self.telemetry.snapshot_written(began.elapsed(), name.bytes);
+                self.tell(cut.term(), "snapshot_written", format!("index {index}, {} bytes", name.bytes));
                 self.state_bytes.store(name.bytes, Ordering::Relaxed);
                 self.inbox.tell(Input::SnapshotWritten(name.clone(), cut.conf_state()));
                 if let Err(error) = self.snapshots.sweep((self.named_index)()) {
@@ -336,6 +353,7 @@ impl SnapshotThread {
                 // The log stays as long as it is; the next one is tried in its time.
                 tracing::error!(%error, "a snapshot could not be written");
                 self.telemetry.snapshot_failed();
+                self.tell(cut.term(), "snapshot_failed", error.to_string());
                 Err(SnapshotRefused::Failed(error.to_string()))
             }
         };

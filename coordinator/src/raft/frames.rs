@@ -151,4 +151,23 @@ mod tests {
         assert!(unpack(payload.clone().into(), 7).unwrap_err().to_string().contains("member 8"));
         assert!(unpack(payload[..5].to_vec().into(), 8).is_err());
     }
+
+    proptest::proptest! {
+        /// Every frame of any bytes is read or refused, and every message in it.
+        #[test]
+        fn no_bytes_end_the_reader(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..300), short in 0_u8..40) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            // A length that fits, so that what follows is looked at, too.
+            let framed = [&[0, 0, 0, short][..], &bytes].concat();
+            for stream in [bytes, framed] {
+                let mut frames = Frames::new(&stream[..]);
+                let mut taken = 0;
+                while let Ok((_, payload)) = runtime.block_on(frames.next()) {
+                    taken += payload.len() + 5;
+                    let _ = unpack(payload, 7);
+                }
+                proptest::prop_assert!(taken <= stream.len());
+            }
+        }
+    }
 }

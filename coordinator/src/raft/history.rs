@@ -8,13 +8,14 @@
 //! Rows that are there already are left out, so that nothing is doubled, whatever is repeated.
 
 use super::peer_http::{HASH_HEADER, PeerHttp};
+use crate::http::extract::{Id, Params};
 use crate::integrity::{Integrity, Part};
 use crate::node::Node;
 use crate::store::Store;
 use api::ErrorCode;
 use api::cluster::PartHealth;
 use axum::body::Body;
-use axum::extract::{Path as UrlPath, Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use axum::routing::get;
 use serde::Deserialize;
@@ -64,8 +65,8 @@ struct SliceQuery {
 
 async fn give(
     State(giver): State<Giver>,
-    UrlPath(table): UrlPath<String>,
-    Query(query): Query<SliceQuery>,
+    Id(table): Id,
+    Params(query): Params<SliceQuery>,
 ) -> Response<Body> {
     let Ok(turn) = Arc::clone(&giver.turns).try_acquire_owned() else {
         return refuse(ErrorCode::Overloaded, "other peers are being given history; ask again".into());

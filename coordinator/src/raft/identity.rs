@@ -379,14 +379,18 @@ impl Identity {
 
 fn parse(path: &Path, bytes: &[u8]) -> Result<Stored, DataError> {
     let damaged = |why: String| DataError::Damaged { path: path.into(), why };
-    let stored: Stored = serde_json::from_slice(bytes).map_err(|e| damaged(format!("can't be read: {e}")))?;
-    if stored.version != 1 {
-        return Err(damaged(format!(
-            "has version {}, this program knows 1: update the program",
-            stored.version
-        )));
+    let unread = |e: serde_json::Error| damaged(format!("can't be read: {e}"));
+    // The version first: what a newer program wrote may have another shape.
+    let Version { version } = serde_json::from_slice(bytes).map_err(unread)?;
+    if version != 1 {
+        return Err(damaged(format!("has version {version}, this program knows 1: update the program")));
     }
-    Ok(stored)
+    serde_json::from_slice(bytes).map_err(unread)
+}
+
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
 }
 
 /// Locks the directory; the lock file holds the owner's process id for whoever looks.
@@ -496,5 +500,15 @@ mod tests {
         std::fs::write(folder.path().join("identity.json"), "{\"version\": 1, ").unwrap();
         let error = Identity::open(folder.path(), "node-1").unwrap_err().to_string();
         assert!(error.contains("identity.json: can't be read"), "{error}");
+    }
+
+    #[test]
+    fn an_identity_of_a_newer_program_is_named_whatever_its_shape() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(Identity::open(folder.path(), "node-1").unwrap());
+        std::fs::write(folder.path().join("identity.json"), r#"{"version": 9, "node": {"name": "node-1"}}"#)
+            .unwrap();
+        let error = Identity::open(folder.path(), "node-1").unwrap_err().to_string();
+        assert!(error.contains("has version 9") && error.contains("update the program"), "{error}");
     }
 }

@@ -1,6 +1,6 @@
 //! The paths peers use: who are you, accept this founding, upgrade to frames.
 
-use crate::http::extract::JsonBody;
+use crate::http::extract::{Id, JsonBody, Params};
 use crate::members::join::{JOIN_PATH, JoinRequest, Terms};
 use crate::node::{MembershipError, Node, NodeError};
 use crate::raft::force_sync::{SNAPSHOT_LIMIT, SNAPSHOT_NOW_PATH};
@@ -11,8 +11,9 @@ use crate::raft::snapshots::SNAPSHOT_PATH;
 use crate::raft::transport::CONNECT_PATH;
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{Response, StatusCode, header};
+use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use serde::Deserialize;
 
@@ -48,7 +49,7 @@ async fn found(State(node): State<Node>, JsonBody(founding): JsonBody<Founding>)
 
 async fn join(State(node): State<Node>, JsonBody(request): JsonBody<JoinRequest>) -> Response<Body> {
     match node.take_in(&request, &Terms::default()).await {
-        Ok(welcome) => Response::new(Body::from(serde_json::to_vec(&welcome).unwrap_or_default())),
+        Ok(welcome) => Json(welcome).into_response(),
         Err(error) => {
             let leader = node.view().leader.and_then(|id| node.address_of(&id));
             answer(of_membership(&error, leader))
@@ -80,7 +81,7 @@ async fn connect(State(node): State<Node>, request: Request) -> Response<Body> {
 /// A peer that has to replace its state asks for one of this moment.
 async fn snapshot_now(State(node): State<Node>) -> Response<Body> {
     match node.snapshot_now(SNAPSHOT_LIMIT).await {
-        Ok(name) => Response::new(Body::from(serde_json::to_vec(&name).unwrap_or_default())),
+        Ok(name) => Json(name).into_response(),
         Err(why) => problem(api::ErrorCode::Unavailable, why),
     }
 }
@@ -94,8 +95,8 @@ struct ChunkQuery {
 
 async fn snapshot(
     State(node): State<Node>,
-    Path(file): Path<String>,
-    Query(query): Query<ChunkQuery>,
+    Id(file): Id,
+    Params(query): Params<ChunkQuery>,
 ) -> Response<Body> {
     let snapshots = node.snapshots().clone();
     let name = file.clone();

@@ -363,10 +363,13 @@ impl Transport {
     /// Answers a peer's upgrade.
     pub fn accept(self: &Arc<Self>, mut request: Request<Body>) -> Response<Body> {
         let refuse = |status: StatusCode, why: String, verdict: Option<Verdict>| {
-            let problem = api::Problem::new(api::ErrorCode::InvalidState, why);
+            let mut problem = api::Problem::new(api::ErrorCode::InvalidState, why);
+            problem.status = status.as_u16();
             let body = serde_json::to_vec(&problem).unwrap_or_default();
             let mut response = Response::new(Body::from(body));
             *response.status_mut() = status;
+            let kind = header::HeaderValue::from_static(crate::http::problem::PROBLEM_JSON);
+            response.headers_mut().insert(header::CONTENT_TYPE, kind);
             if let Some(verdict) = verdict {
                 response.headers_mut().insert(VERDICT, header::HeaderValue::from_static(verdict.as_str()));
             }

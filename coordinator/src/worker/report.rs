@@ -102,7 +102,7 @@ pub async fn deliver(
     tokio::select! {
         accepted = outcome => accepted.unwrap_or(false),
         () = taken_back.cancelled() => {
-            tracing::debug!(task = task_id, "the lease is over; nothing more to deliver");
+            tracing::debug!(task_id, "the lease is over; nothing more to deliver");
             false
         }
         () = session.shutdown.kill.cancelled() => false,
@@ -167,15 +167,15 @@ async fn send(session: &Session, batch: Vec<Waiting>) -> Vec<Waiting> {
 /// again, perhaps without what was refused.
 fn judge(waiting: &mut Waiting, verdict: ResultVerdict) -> Option<bool> {
     let Some(problem) = verdict.problem else { return Some(true) };
-    let (task, token) = (&waiting.report.task_id, waiting.report.token);
+    let (task_id, token) = (&waiting.report.task_id, waiting.report.token);
     match problem.code {
         ErrorCode::StaleToken | ErrorCode::UnknownTask => {
-            tracing::warn!(task, token, %problem, "the result is not wanted any more");
+            tracing::warn!(task_id, token, %problem, "the result is not wanted any more");
             Some(false)
         }
         _ => {
             if !std::mem::replace(&mut waiting.said, true) {
-                tracing::warn!(task, token, %problem, "the result can't be delivered yet; keeping it");
+                tracing::warn!(task_id, token, %problem, "the result can't be delivered yet; keeping it");
             }
             None
         }
@@ -199,7 +199,7 @@ async fn refused(
         }
         Some(ErrorCode::Validation | ErrorCode::MalformedJson | ErrorCode::BodyTooLarge) => {
             for waiting in batch.iter_mut().filter(|waiting| waiting.report.result.is_some()) {
-                tracing::error!(task = %waiting.report.task_id, %error, "the result was refused; reporting without its output");
+                tracing::error!(task_id = %waiting.report.task_id, %error, "the result was refused; reporting without its output");
                 waiting.report.result = None;
                 waiting.report.status = ReportedStatus::Failed;
                 waiting.report.error = Some(format!("the coordinator refused the result: {error}"));
@@ -209,7 +209,7 @@ async fn refused(
     }
     for waiting in batch.iter_mut().filter(|waiting| !waiting.said) {
         waiting.said = true;
-        tracing::warn!(task = %waiting.report.task_id, %error, "the result can't be delivered yet; keeping it");
+        tracing::warn!(task_id = %waiting.report.task_id, %error, "the result can't be delivered yet; keeping it");
     }
     batch
 }

@@ -136,7 +136,7 @@ impl Session {
         let answer: Registered = client.post("/api/workers/register", &body, Repeat::Idempotent).await?;
         self.heartbeat_interval_ms.store(answer.heartbeat_interval_ms.clamp(10, 60_000), Ordering::Relaxed);
         self.registrations.fetch_add(1, Ordering::AcqRel);
-        tracing::info!(worker = %self.config.worker_id, slots = self.config.slots, "registered");
+        tracing::info!(worker_id = %self.config.worker_id, slots = self.config.slots, "registered");
         Ok(())
     }
 
@@ -223,8 +223,8 @@ impl Session {
     fn heed(&self, cancel: &[u64], draining: bool) {
         let mut held = self.held.lock();
         for token in cancel {
-            if let Some(task) = held.take_back(*token) {
-                tracing::info!(task, token, "the lease was taken back; ending its work");
+            if let Some(task_id) = held.take_back(*token) {
+                tracing::info!(task_id, token, "the lease was taken back; ending its work");
             }
         }
         if self.told_to_drain.swap(draining, Ordering::Relaxed) != draining
@@ -323,9 +323,11 @@ impl Session {
             Admission::Run(taken_back) => {
                 tracker.spawn(work::carry_out(self.clone(), task, taken_back));
             }
-            Admission::Known => tracing::debug!(task = %task.task_id, token = task.token, "delivered again"),
+            Admission::Known => {
+                tracing::debug!(task_id = %task.task_id, token = task.token, "delivered again")
+            }
             Admission::Full => {
-                tracing::error!(task = %task.task_id, token = task.token, "delivered beyond the free slots; not run");
+                tracing::error!(task_id = %task.task_id, token = task.token, "delivered beyond the free slots; not run");
             }
         }
     }
@@ -348,7 +350,7 @@ impl Session {
         if !self.drain_said.load(Ordering::Relaxed) {
             self.say_draining().await;
         }
-        tracing::info!(tasks = self.held.lock().len(), "drains");
+        tracing::info!(worker_id = %self.config.worker_id, tasks = self.held.lock().len(), "drains");
         let mut idle_since = None;
         loop {
             let kill = tokio::select! {
@@ -392,6 +394,7 @@ fn is_refusal(error: &ClientError) -> bool {
                 | BodyTooLarge
                 | UnknownEndpoint
                 | MethodNotAllowed
+                | Forbidden
         )
     )
 }
@@ -408,7 +411,13 @@ impl Outage {
         let since = *self.since.get_or_insert_with(Instant::now);
         if self.last_said.is_none_or(|said| said.elapsed() >= Duration::from_secs(30)) {
             self.last_said = Some(Instant::now());
-            tracing::warn!(call, %error, for_seconds = since.elapsed().as_secs(), "the cluster can't be reached; trying on");
+            let for_seconds = since.elapsed().as_secs();
+            match error.code() {
+                Some(_) => {
+                    tracing::warn!(call, %error, for_seconds, "the cluster refuses the call; trying on")
+                }
+                None => tracing::warn!(call, %error, for_seconds, "the cluster can't be reached; trying on"),
+            }
         }
     }
 

@@ -63,15 +63,17 @@ async fn command(session: &Session, task: &LeasedTask, taken_back: &Cancellation
         Ok(spec) => spec,
         Err(error) => return Some(Done::failed(Some(error))),
     };
-    tracing::info!(task = %task.task_id, attempt = task.attempt, "starts");
+    let worker_id = session.config.worker_id.as_str();
+    tracing::info!(task_id = %task.task_id, worker_id, token = task.token, attempt = task.attempt, "starts");
     let stop = Stop { cancel: taken_back.clone(), kill: session.shutdown.kill.clone() };
     let ran = process::run(&spec, &session.guard, &stop).await;
     if ran.stopped {
-        tracing::info!(task = %task.task_id, "stopped");
+        tracing::info!(task_id = %task.task_id, worker_id, token = task.token, "stopped");
         return None;
     }
     let done = judge(ran, spec.timeout);
-    tracing::info!(task = %task.task_id, status = ?done.status, error = done.error.as_deref(), "ended");
+    let (status, error) = (done.status, done.error.as_deref());
+    tracing::info!(task_id = %task.task_id, worker_id, token = task.token, ?status, error, "ended");
     Some(done)
 }
 

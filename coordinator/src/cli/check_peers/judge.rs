@@ -16,6 +16,10 @@ pub fn judge(config: &Config, seen: &Measured) -> Vec<Line> {
             format!("`host` {} does not resolve: {why}; peers are told this name", config.host),
         ),
     }];
+    if let Err(why) = &seen.access {
+        let says = format!("{why}; the peers can't be asked as this node would ask them");
+        lines.push(line(Grade::Failure, "access", says));
+    }
     for (key, port, bound) in &seen.ports {
         lines.push(match bound {
             Ok(()) => line(Grade::Ok, key, format!("port {port} is free")),
@@ -62,9 +66,13 @@ fn judge_peer(config: &Config, peer: &PeerSeen) -> Vec<Line> {
             ),
         ),
         Answer::Node(id) => say(Grade::Ok, format!("{} ({addresses}) is node `{id}`", peer.address)),
-        Answer::Closed => {
-            say(Grade::Ok, format!("{} ({addresses}) answers, and wants credentials", peer.address))
-        }
+        Answer::Closed(why) => say(
+            Grade::Failure,
+            format!(
+                "{} ({addresses}) and this node don't take one another for peers: {why}; `cluster_secret_file`, `enable_tls`, `cert_path` and `ca_path` must fit on both",
+                peer.address
+            ),
+        ),
         Answer::Refused => say(
             Grade::Unknown,
             format!(
@@ -72,6 +80,7 @@ fn judge_peer(config: &Config, peer: &PeerSeen) -> Vec<Line> {
                 peer.address
             ),
         ),
+        Answer::Unasked => say(Grade::Unknown, format!("{} ({addresses}) was not asked", peer.address)),
         Answer::Silent(why) => say(
             Grade::Failure,
             format!(
@@ -176,6 +185,7 @@ mod tests {
         Measured {
             peers: vec![peer],
             own: Ok(vec!["10.0.0.1".into()]),
+            access: Ok(()),
             ports: vec![("port", 8080, Ok(()))],
             disk: Ok(SyncTimes { median_ms: 2.0, longest_ms: 9.0, count: 50 }),
         }
@@ -198,7 +208,12 @@ mod tests {
         for (answer, grade, says) in [
             (Answer::Node("node-1".into()), Grade::Ok, "is this node itself"),
             (Answer::Node("node-3".into()), Grade::Failure, "is node `node-3`, the config calls it `node-2`"),
-            (Answer::Closed, Grade::Ok, "wants credentials"),
+            (
+                Answer::Closed("the cluster secrets differ".into()),
+                Grade::Failure,
+                "the cluster secrets differ",
+            ),
+            (Answer::Unasked, Grade::Unknown, "was not asked"),
             (Answer::Refused, Grade::Unknown, "is the node started"),
             (Answer::Silent("timed out".into()), Grade::Failure, "firewall"),
             (Answer::Foreign("404".into()), Grade::Failure, "no coordinator"),
@@ -250,7 +265,7 @@ mod tests {
 
     #[test]
     fn a_port_that_is_taken_says_by_whom() {
-        let mut seen = measured(peer(Answer::Closed));
+        let mut seen = measured(peer(Answer::Node("node-2".into())));
         seen.ports = vec![("port", 8080, Err(PortTaken::ByItself))];
         assert_eq!(worst(&seen).grade, Grade::Ok);
         seen.ports = vec![("port", 8080, Err(PortTaken::Otherwise("in use".into())))];

@@ -46,6 +46,8 @@ pub struct Measured {
     pub peers: Vec<PeerSeen>,
     /// Addresses of the own host.
     pub own: Result<Vec<String>, String>,
+    /// What keeps this node from showing who it is: a certificate or secret that can't be used.
+    pub access: Result<(), String>,
     /// The own ports: name of the key, port, and why it can't be bound.
     pub ports: Vec<(&'static str, u16, Result<(), PortTaken>)>,
     /// The disk under the data directory.
@@ -85,8 +87,10 @@ pub struct PeerSeen {
 pub enum Answer {
     /// A coordinator with this node id.
     Node(String),
-    /// A coordinator that does not say who it is to strangers.
-    Closed,
+    /// A coordinator that does not take this node for a peer, and why.
+    Closed(String),
+    /// This node could not ask.
+    Unasked,
     /// The host is there, the port is not open.
     Refused,
     /// Nothing came back.

@@ -1,9 +1,10 @@
 //! Measuring: names, ports, peers, clocks, syncs.
 
 use super::{Answer, Measured, PeerSeen, PortTaken, SyncTimes};
+use crate::access::Access;
+use crate::access::outbound::{Outbound, PeerError};
 use crate::config::{Config, Peer, join_host_port};
 use crate::raft::founding::{IDENTITY_PATH, IdentityCard};
-use api::client::error_chain;
 use futures_util::future::join_all;
 use jiff::Timestamp;
 use std::io::Write;
@@ -12,6 +13,8 @@ use std::time::{Duration, Instant};
 
 /// Round trips that are measured to each peer.
 const ROUND_TRIPS: usize = 20;
+/// What is asked for a round trip: it needs no proof, so it is one request and one answer.
+const LIVE_PATH: &str = "/api/health/live";
 /// Syncs that are measured.
 const SYNCS: usize = 50;
 /// Bytes written before each sync: one block, as a small log entry.
@@ -19,15 +22,10 @@ const SYNC_BYTES: usize = 4096;
 
 /// Measures everything the config names.
 pub(super) async fn measure(config: &Config) -> Measured {
-    let access = api::http::Access::load(None, None, config.ca_path.as_deref()).unwrap_or_default();
-    let begun = access.builder(config.enable_tls).unwrap_or_else(|_| api::http::builder());
-    let http = begun
-        .connect_timeout(Duration::from_secs(config.connection_timeout))
-        .timeout(Duration::from_secs(config.connection_timeout + 2))
-        .no_proxy()
-        .build()
-        .unwrap_or_default();
-    let http = Asking { http, scheme: api::http::scheme(config.enable_tls) };
+    let asking = Asking::new(config);
+    let access = asking.as_ref().map(drop).map_err(Clone::clone);
+    // Without a usable certificate or secret, only names, ports and the disk can be looked at.
+    let http = asking.ok();
     let data_dir = config.data_dir.clone();
     let disk = tokio::task::spawn_blocking(move || sync_times(&data_dir));
     let own = resolve(&config.host, config.port).await;
@@ -35,7 +33,12 @@ pub(super) async fn measure(config: &Config) -> Measured {
     if config.enable_prometheus {
         keys.push(("prometheus_port", config.prometheus_port));
     }
-    let running = matches!(&who(&http, &config.address()).await.0, Answer::Node(id) if *id == config.node_id);
+    let running = match &http {
+        Some(http) => {
+            matches!(who(http, &config.address()).await, Answer::Node(id) if id == config.node_id)
+        }
+        None => false,
+    };
     let mut ports = Vec::new();
     for (key, port) in keys {
         let bound = tokio::net::TcpListener::bind(join_host_port(config.bind_host(), port)).await;
@@ -47,20 +50,27 @@ pub(super) async fn measure(config: &Config) -> Measured {
         ports.push((key, port, taken));
     }
     let peers: &[Peer] = if config.enable_redundancy { &config.peers } else { &[] };
-    let peers = join_all(peers.iter().map(|peer| look_at(&http, config, peer))).await;
+    let peers = join_all(peers.iter().map(|peer| look_at(http.as_ref(), config, peer))).await;
     let disk = disk.await.unwrap_or_else(|e| Err(format!("the disk could not be measured: {e}")));
-    Measured { peers, own, ports, disk }
+    Measured { peers, own, access, ports, disk }
 }
 
-/// Asks as this node's config says that its peers are asked.
+/// Asks as this node does when it runs: with its certificate, and with the proof that it knows the
+/// cluster secret.
 struct Asking {
-    http: reqwest::Client,
-    scheme: &'static str,
+    outbound: Outbound,
+    limit: Duration,
 }
 
 impl Asking {
-    fn get(&self, address: &str, path: &str) -> reqwest::RequestBuilder {
-        self.http.get(format!("{}://{address}{path}", self.scheme))
+    fn new(config: &Config) -> Result<Asking, String> {
+        let access = Access::from_config(config).map_err(|e| e.to_string())?;
+        let outbound = access.outbound().map_err(|e| e.to_string())?;
+        Ok(Asking { outbound, limit: Duration::from_secs(config.connection_timeout + 2) })
+    }
+
+    async fn get(&self, address: &str, path: &str) -> Result<reqwest::Response, PeerError> {
+        self.outbound.get(address, path, Some(self.limit)).await
     }
 }
 
@@ -79,7 +89,7 @@ async fn resolve(host: &str, port: u16) -> Result<Vec<String>, String> {
     if addresses.is_empty() { Err("the name has no address".into()) } else { Ok(addresses) }
 }
 
-async fn look_at(http: &Asking, config: &Config, peer: &Peer) -> PeerSeen {
+async fn look_at(http: Option<&Asking>, config: &Config, peer: &Peer) -> PeerSeen {
     let address = peer.address();
     let mut seen = PeerSeen {
         name: peer.id.clone().unwrap_or_else(|| address.clone()),
@@ -94,17 +104,20 @@ async fn look_at(http: &Asking, config: &Config, peer: &Peer) -> PeerSeen {
         return seen;
     }
     let itself = peer.id.as_ref() == Some(&config.node_id) || seen.address == config.address();
-    let (answer, _) = who(http, &seen.address).await;
-    seen.answer = match answer {
+    let Some(http) = http else {
+        seen.answer = Answer::Unasked;
+        return seen;
+    };
+    seen.answer = match who(http, &seen.address).await {
         // A node that is not running can't answer itself.
         Answer::Refused if itself => Answer::Node(config.node_id.clone()),
         other => other,
     };
-    let other = matches!(&seen.answer, Answer::Node(id) if *id != config.node_id);
-    if other || seen.answer == Answer::Closed {
+    if matches!(&seen.answer, Answer::Node(id) if *id != config.node_id) {
         for _ in 0..ROUND_TRIPS {
-            if let (Answer::Node(_) | Answer::Closed, took) = who(http, &seen.address).await {
-                seen.round_trips_ms.push(took.as_secs_f64() * 1000.0);
+            let began = Instant::now();
+            if http.get(&seen.address, LIVE_PATH).await.is_ok() {
+                seen.round_trips_ms.push(began.elapsed().as_secs_f64() * 1000.0);
             }
         }
         seen.round_trips_ms.sort_by(f64::total_cmp);
@@ -113,13 +126,15 @@ async fn look_at(http: &Asking, config: &Config, peer: &Peer) -> PeerSeen {
     seen
 }
 
-/// Asks who listens at an address, and how long the answer took.
-async fn who(http: &Asking, address: &str) -> (Answer, Duration) {
-    let began = Instant::now();
-    let answer = match http.get(address, IDENTITY_PATH).send().await {
-        Err(error) if refused(&error) => Answer::Refused,
-        Err(error) => Answer::Silent(error_chain(&error)),
-        Ok(answer) if matches!(answer.status().as_u16(), 401 | 403) => Answer::Closed,
+/// Asks who listens at an address.
+async fn who(http: &Asking, address: &str) -> Answer {
+    match http.get(address, IDENTITY_PATH).await {
+        Err(PeerError::Refused(_)) => Answer::Refused,
+        Err(error @ (PeerError::Unproved { .. } | PeerError::Untrusted(_))) => {
+            Answer::Closed(error.to_string())
+        }
+        Err(error) => Answer::Silent(error.to_string()),
+        Ok(answer) if matches!(answer.status().as_u16(), 401 | 403) => Answer::Closed(why(answer).await),
         Ok(answer) => {
             let status = answer.status();
             match answer.json::<IdentityCard>().await {
@@ -127,28 +142,20 @@ async fn who(http: &Asking, address: &str) -> (Answer, Duration) {
                 Err(_) => Answer::Foreign(format!("status {status}")),
             }
         }
-    };
-    (answer, began.elapsed())
+    }
 }
 
-fn refused(error: &reqwest::Error) -> bool {
-    let mut cause: Option<&dyn std::error::Error> = Some(error);
-    while let Some(inner) = cause {
-        if inner
-            .downcast_ref::<std::io::Error>()
-            .is_some_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused)
-        {
-            return true;
-        }
-        cause = inner.source();
-    }
-    false
+/// What a refusal says.
+async fn why(answer: reqwest::Response) -> String {
+    let status = answer.status();
+    let problem = answer.json::<api::Problem>().await;
+    problem.map_or_else(|_| format!("status {status}"), |problem| problem.detail)
 }
 
 /// The peer's clock minus ours, taken in the middle of the round trip.
 async fn clock_offset_ms(http: &Asking, address: &str) -> Option<i64> {
     let sent_ms = Timestamp::now().as_millisecond();
-    let answer = http.get(address, "/api/report").send().await.ok()?;
+    let answer = http.get(address, "/api/report").await.ok()?;
     let report: serde_json::Value = answer.error_for_status().ok()?.json().await.ok()?;
     let middle_ms = (sent_ms + Timestamp::now().as_millisecond()) / 2;
     let theirs: Timestamp = report["now"].as_str()?.parse().ok()?;

@@ -103,7 +103,7 @@ async fn look_at(client: &Client, address: &str) -> NodeSeen {
             Err(error) => drop(seen.missing.insert(file, error.to_string())),
         }
     }
-    seen.metrics = metrics(&seen).await;
+    seen.metrics = metrics(&client, &seen).await;
     seen
 }
 
@@ -118,16 +118,16 @@ fn clean(file: &str, document: &mut Value) {
     }
 }
 
-async fn metrics(seen: &NodeSeen) -> Option<String> {
+/// The Prometheus endpoint asks for the same token and shows the same certificate as the API.
+async fn metrics(client: &Client, seen: &NodeSeen) -> Option<String> {
     let config = seen.documents.get("config.json")?;
     if config["enable_prometheus"] != true {
         return None;
     }
     let host = seen.address.rsplit_once(':').map(|(host, _)| host)?;
     let port = config["prometheus_port"].as_u64()?;
-    let http = api::http::builder().timeout(LIMIT).no_proxy().build().ok()?;
-    let answer = http.get(format!("http://{host}:{port}/metrics")).send().await.ok()?;
-    let text = answer.error_for_status().ok()?.text().await.ok()?;
+    let answer = client.at(&format!("{host}:{port}")).download("/metrics", LIMIT).await.ok()?;
+    let text = tokio::time::timeout(LIMIT, answer.text()).await.ok()?.ok()?;
     (text.len() <= MAX_METRICS_BYTES).then_some(text)
 }
 

@@ -5,7 +5,7 @@ use super::{
 };
 use crate::http::read::Freshness;
 use crate::http::tasks::{ListQuery, Nothing, Repeated};
-use crate::http::{cluster, node_health, observe, results};
+use crate::http::{cluster, events, node_health, observe, results};
 use api::ErrorCode::{
     BodyTooLarge, ChangePending, DiskFull, IdempotencyKeyReused, InvalidState, LeaseHeld,
     Maintenance as InMaintenance, RateLimited, StaleEpoch, StaleToken, TaskIdTaken, Unauthorized,
@@ -48,7 +48,10 @@ fn node() -> Vec<Endpoint> {
         get("/api/logs", VIEW, "The last log lines.")
             .query::<observe::LinesQuery>()
             .gives::<wire::LogLines>(200, "Log lines, oldest first."),
-        get("/api/events", VIEW, "Cluster events as they happen (server-sent events).").unbuilt(),
+        get("/api/events", VIEW, "Cluster events as they happen; one document for who accepts only JSON.")
+            .query::<events::EventsQuery>()
+            .answers(200, "The stream.", Content::Other("text/event-stream"))
+            .gives::<api::event::EventList>(200, "The events that are kept."),
     ]
 }
 
@@ -96,6 +99,11 @@ fn tasks() -> Vec<Endpoint> {
         get("/api/results", VIEW, "Finished tasks, from DuckDB.")
             .query::<results::ResultQuery>()
             .gives::<task::TaskPage>(200, "A page.")
+            .answers(
+                200,
+                "All of them, where `format` is parquet.",
+                Content::Other("application/vnd.apache.parquet"),
+            )
             .refuses(&[Unavailable]),
     ]
 }
@@ -205,7 +213,7 @@ fn admin() -> Vec<Endpoint> {
             .refuses(REPAIR_REFUSALS),
         get("/api/backup", OPERATE, "A consistent archive, streamed.")
             .query::<Freshness>()
-            .answers(200, "The archive.", Content::Other("application/octet-stream"))
+            .answers(200, "The archive.", Content::Other("application/x-tar"))
             .refuses(&[InvalidState, Unavailable, DiskFull]),
         get("/api/config", OPERATE, "The node's config as it counts now, its secrets removed.").answers(
             200,
@@ -268,6 +276,7 @@ fn peers() -> Vec<Endpoint> {
             .refuses(&[InvalidState, BodyTooLarge]),
         get(CONNECT_PATH, Allowed::Peers, "Upgrades to frames between peers.")
             .answers(101, "The connection is one of frames now.", Content::Empty)
+            .answers(426, "It was not asked for the upgrade.", Content::Other("application/problem+json"))
             .refuses(&[StaleEpoch, InvalidState, Unavailable]),
         post(JOIN_PATH, Allowed::Peers, "Asks to be taken into the cluster.")
             .takes_json()
