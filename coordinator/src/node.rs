@@ -336,11 +336,7 @@ impl Node {
             outbox,
             writer,
             applier: to_applier.clone(),
-            store_durable: Box::new(move || {
-                let health = store.health();
-                // A store that has to be rebuilt needs no entries: it takes them from the machine.
-                if health.healthy { health.durable_index } else { u64::MAX }
-            }),
+            store_durable: Box::new(move || store.needs_log_behind()),
             fetched_index: Box::new({
                 let snapshots = self.shared.snapshots.clone();
                 move || snapshots.fetched_index()

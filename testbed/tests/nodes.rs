@@ -84,13 +84,11 @@ fn a_peer_too_far_behind_fetches_a_snapshot() {
             write(&client, &format!("task-{number}")).await;
         }
         let leader = cluster.leader(READY_LIMIT).await.unwrap();
-        // The log goes no further than what DuckDB holds at a snapshot, so more have to come.
-        let more = std::sync::atomic::AtomicUsize::new(0);
-        wait::until("the leader's log begins behind what the other has", LIMIT, || async {
-            let number = more.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            write(&client, &format!("more-{number}")).await;
+        // Behind a snapshot, DuckDB lags a little; when it catches up the log follows, without a write.
+        wait::until("the leader's log to begin a threshold before its snapshot", LIMIT, || async {
             let status = cluster.status(leader).await?;
-            if status.first_log_index > 200 { Ok(()) } else { Err(format!("{}", status.first_log_index)) }
+            let (first, snapshot) = (status.first_log_index, status.snapshot_index);
+            if first > 200 && first + 20 > snapshot { Ok(()) } else { Err(format!("{first}, {snapshot}")) }
         })
         .await
         .unwrap();

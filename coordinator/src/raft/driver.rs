@@ -39,6 +39,9 @@ const GATHER: Duration = Duration::from_millis(2);
 /// How long proposals wait out a hand-over of leadership.
 const HOLD: Duration = Duration::from_millis(1_000);
 
+/// Between two looks whether more of the log may go behind the newest snapshot.
+const COMPACT_INTERVAL: Duration = Duration::from_millis(500);
+
 /// What the owner thread is told.
 pub enum Input {
     /// Messages of a peer.
@@ -177,6 +180,8 @@ pub(super) struct Waiting {
     /// This leader is giving leadership away because of its trouble.
     pub(super) handing_over: bool,
     elections: u64,
+    /// When the log's beginning was looked at last.
+    compacted_at: Instant,
     /// A snapshot that replaces the machine once the write of this number is durable.
     install: Option<(u64, SnapshotName)>,
     stop: bool,
@@ -199,6 +204,7 @@ impl<O: OlderEntries> Driver<O> {
             trouble: Trouble::default(),
             handing_over: false,
             elections: 0,
+            compacted_at: Instant::now(),
             install: None,
             stop: false,
             heard_peer: false,
@@ -343,6 +349,7 @@ impl<O: OlderEntries> Driver<O> {
         if due > 0 {
             waiting.heard_peer = false;
             self.mind_fitness(waiting);
+            self.compact_again(waiting);
         }
         next_tick
     }
@@ -460,15 +467,33 @@ impl<O: OlderEntries> Driver<O> {
         metadata.term = name.term;
         metadata.set_conf_state(conf);
         snapshot.data = serde_json::to_vec(name).unwrap_or_default().into();
-        let fetched = (self.fetched_index)().unwrap_or(u64::MAX);
-        let upto = name
-            .index
-            .saturating_sub(self.limits.snapshot_threshold_entries())
-            .min((self.store_durable)())
-            .min(fetched);
+        let upto = self.dispensable(name.index);
         if let Some(write) = self.replica.on_snapshot(snapshot, upto) {
             let _ = self.writer.send(write);
         }
+    }
+
+    /// DuckDB and peers that fetch a snapshot move on after it was taken: the log is looked at again.
+    fn compact_again(&mut self, waiting: &mut Waiting) {
+        if waiting.compacted_at.elapsed() < COMPACT_INTERVAL {
+            return;
+        }
+        waiting.compacted_at = Instant::now();
+        let Some((begin, snapshot)) = self.replica.compactable() else { return };
+        if snapshot.saturating_sub(self.limits.snapshot_threshold_entries()) <= begin {
+            return;
+        }
+        let upto = self.dispensable(snapshot);
+        if let Some(write) = self.replica.compact_behind_snapshot(upto) {
+            let _ = self.writer.send(write);
+        }
+    }
+
+    /// The last entry before a snapshot that neither DuckDB nor a peer needs.
+    fn dispensable(&self, snapshot: u64) -> u64 {
+        let fetched = (self.fetched_index)().unwrap_or(u64::MAX);
+        let kept = self.limits.snapshot_threshold_entries();
+        snapshot.saturating_sub(kept).min((self.store_durable)()).min(fetched)
     }
 
     /// Goes before the turn's messages: a suspect peer must not be told a last index below what

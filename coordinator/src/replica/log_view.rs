@@ -125,6 +125,11 @@ impl<O: OlderEntries> LogView<O> {
         self.snapshot.as_ref().map_or(0, |s| s.get_metadata().index)
     }
 
+    /// That snapshot.
+    pub fn newest_snapshot(&self) -> Option<&Snapshot> {
+        self.snapshot.as_ref()
+    }
+
     /// Where the log begins.
     pub fn truncated(&self) -> Truncated {
         self.truncated

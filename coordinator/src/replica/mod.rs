@@ -23,6 +23,7 @@
 mod changes;
 mod log_view;
 mod reads;
+mod snapshots;
 mod suspicion;
 
 pub use changes::ConfOutcome;
@@ -30,7 +31,7 @@ pub use log_view::{LogView, OlderEntries, Recovered, Truncated};
 
 use crate::command::{Batch, Stamp};
 use raft::eraftpb::{Entry, EntryType, HardState, Message, MessageType, Snapshot};
-use raft::{Config, RawNode, ReadOnlyOption, StateRole, Storage};
+use raft::{Config, RawNode, ReadOnlyOption, StateRole};
 use reads::PendingRead;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use suspicion::{Suspicion, behind};
@@ -210,8 +211,6 @@ pub struct Replica<O: OlderEntries> {
     drawn_for: (u64, StateRole),
 }
 
-/// A peer that has not answered a snapshot after so many ticks is sent another.
-const SNAPSHOT_TICKS: u32 = 1_500;
 impl<O: OlderEntries> Replica<O> {
     /// A replica on what the disk holds.
     ///
@@ -429,50 +428,6 @@ impl<O: OlderEntries> Replica<O> {
             self.raw.advance_apply_to(index);
         }
         self.raw.mut_store().trim(index);
-    }
-
-    /// A snapshot of the machine is on disk. Gives the compaction to write: entries up to
-    /// `upto` go, unless they are gone already.
-    pub fn on_snapshot(&mut self, snapshot: Snapshot, upto: u64) -> Option<LogWrite> {
-        let view = self.raw.mut_store();
-        let newest = view.snapshot_index();
-        let index = snapshot.get_metadata().index;
-        if index <= newest || index > self.applied {
-            return None;
-        }
-        let upto = upto.min(index);
-        let truncated = match view.term(upto) {
-            Ok(term) if upto >= view.bounds().0 => Truncated { index: upto, term },
-            _ => view.truncated(),
-        };
-        view.set_snapshot(snapshot.clone());
-        view.compact(truncated);
-        Some(LogWrite { compact: Some((snapshot, truncated)), must_sync: true, ..Default::default() })
-    }
-
-    /// A peer that was sent a snapshot and says nothing for long gets another.
-    fn age_snapshots(&mut self) {
-        if self.raw.raft.state != StateRole::Leader {
-            self.snapshots_sent.clear();
-            return;
-        }
-        let pending: Vec<u64> = self
-            .raw
-            .raft
-            .prs()
-            .iter()
-            .filter(|(_, p)| p.state == raft::ProgressState::Snapshot)
-            .map(|(id, _)| *id)
-            .collect();
-        self.snapshots_sent.retain(|id, _| pending.contains(id));
-        for id in pending {
-            let age = self.snapshots_sent.entry(id).or_insert(0);
-            *age += 1;
-            if *age > SNAPSHOT_TICKS {
-                *age = 0;
-                self.raw.report_snapshot(id, raft::SnapshotStatus::Failure);
-            }
-        }
     }
 
     /// A message to this member could not be sent.

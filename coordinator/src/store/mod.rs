@@ -289,6 +289,15 @@ impl Store {
         self.shared.applied.load(Ordering::Acquire)
     }
 
+    /// The log's entries behind this index are still needed: they would be lost with a crash. A store
+    /// that can't write, or has to be rebuilt, needs none; it takes them from the machine.
+    pub fn needs_log_behind(&self) -> u64 {
+        let shared = &self.shared;
+        let stale = shared.backlog.lock().stale();
+        let takes = !stale && shared.status.lock().fault.is_none() && !shared.ended.load(Ordering::Acquire);
+        if takes { shared.durable.load(Ordering::Acquire) } else { u64::MAX }
+    }
+
     /// Where the file lies.
     pub fn path(&self) -> &Path {
         &self.shared.path

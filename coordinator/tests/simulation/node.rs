@@ -343,6 +343,14 @@ impl World {
             Input::Applied(index) => {
                 running.replica.on_applied(index);
                 running.told_applied = index;
+                // What held the log back has moved on.
+                if let Some((begin, snapshot)) = running.replica.compactable() {
+                    let upto = begin + self.random.below(snapshot - begin + 1);
+                    if let Some(write) = running.replica.compact_behind_snapshot(upto) {
+                        running.writes.push_back(write);
+                        self.faults.count("log compacted again");
+                    }
+                }
                 self.answer_reads(at);
             }
             Input::Installed(index, log_ms) => {

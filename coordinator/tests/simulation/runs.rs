@@ -11,7 +11,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What many seeds together must have injected, beside a crash at every boundary.
-const KINDS: [&str; 31] = [
+const KINDS: [&str; 32] = [
     "crash: anywhere",
     "power loss everywhere",
     "unsynced record lost",
@@ -41,6 +41,7 @@ const KINDS: [&str; 31] = [
     "voter replaced in one step",
     "disk lost for good",
     "log compacted",
+    "log compacted again",
     "snapshot installed",
     "snapshot could not be fetched",
 ];
