@@ -553,6 +553,17 @@ pub struct Rejoin {
     pub node_id: String,
 }
 
+/// Answer to `rejoin`: it goes on behind it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct RejoinStarted {
+    /// The node.
+    pub node_id: String,
+    /// The operation, as `/api/health/operations` lists it; none where the node asks to be taken in
+    /// already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<String>,
+}
+
 /// `GET /api/cluster/can_lose?node=`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct CanLose {

@@ -123,6 +123,7 @@ metrics! {
     INTEGRITY_CHECKS = Counter "holdfast.integrity.checks" "{check}" ["part", "outcome"] "Whole checks of the log, the machine and the database, by outcome: sound, damaged.";
     INTEGRITY_DAMAGED = Gauge "holdfast.integrity.damaged" "{part}" ["part"] "1 while the last check of this part found damage.";
     INTEGRITY_LAST_CHECK = Gauge "holdfast.integrity.last.check.timestamp" "s" ["part"] "Unix time of the last whole check of this part, 0 before any.";
+    MENDS = Counter "holdfast.mends" "{repair}" ["part", "outcome"] "What the node repaired of itself, unasked: its database (db) or its newest snapshot file (snapshot), by outcome: mended, failed.";
     STORE_APPLIED_INDEX = Gauge "holdfast.store.applied.index" "{entry}" [] "Highest log index whose effects DuckDB holds.";
     STORE_LAG = Gauge "holdfast.store.lag" "{entry}" [] "Entries DuckDB is behind the machine.";
     STORE_BATCH = Histogram "holdfast.store.batch" "{effect}" [] "Effects written to DuckDB in one transaction.", COUNT;

@@ -5,7 +5,8 @@
 //! it; `testbed` kills real clusters with it, and a test there sees to it that every point of
 //! [`POINTS`] is reached. A test here sees to it that the list and the code name the same points.
 //!
-//! Invariant: a point has no effect but to end the process. What it guards must be right whether
+//! Invariant: a point has no effect but to end the process, or to hold the thread that reached it for
+//! as long as a test wants. What it guards must be right whether
 //! the step behind it happened or not.
 
 use std::fmt;
@@ -49,6 +50,7 @@ pub const POINTS: &[(&str, When)] = &[
     ("founding_after_accept", When::Founding),
     ("founding_before_founded", When::Founding),
     ("founding_after_founded", When::Founding),
+    ("turn_before_tick", When::Write),
     ("log_before_write", When::Write),
     (ENGINE_SYNC, When::Write),
     ("log_after_sync", When::Write),

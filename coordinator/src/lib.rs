@@ -15,6 +15,7 @@ pub mod integrity;
 pub mod live;
 pub mod machine;
 pub mod members;
+pub mod mend;
 pub mod node;
 pub mod operations;
 pub mod quarantine;

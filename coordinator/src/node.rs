@@ -6,7 +6,9 @@
 mod error;
 mod leadership;
 mod members;
+mod rejoin;
 mod repair;
+mod state;
 
 pub use error::NodeError;
 pub use members::MembershipError;
@@ -26,12 +28,12 @@ use crate::raft::log::{RaftLog, WriterProgress};
 use crate::raft::log_end::{self, LogEnd};
 use crate::raft::publish::Publisher;
 use crate::raft::roster::Roster;
-use crate::raft::snapshots::{SnapshotName, Snapshots};
+use crate::raft::snapshots::Snapshots;
 use crate::raft::stall::Stall;
 use crate::raft::transport::{Own, Transport, Verdict};
-use crate::replica::{Recovered, Replica, ReplicaConfig};
+use crate::replica::{Replica, ReplicaConfig};
 use crate::room::{Room, RoomLimits};
-use crate::store::{Rebuild, Store};
+use crate::store::Store;
 use crate::telemetry::{Telemetry, raft_lines};
 use api::cluster::{PeerStatus, Progress, Role};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
@@ -144,6 +146,8 @@ struct Shared {
     left_reads: Mutex<Option<String>>,
     turns: Arc<AtomicU64>,
     end: CancellationToken,
+    /// Why this node can't read its own state, where its log alone does not bring it back.
+    lost_state: Mutex<Option<String>>,
     /// Told when the node is to start again under a new incarnation.
     start_again: tokio::sync::Notify,
     threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
@@ -186,6 +190,7 @@ impl Node {
                 left_reads: Mutex::default(),
                 turns: Arc::default(),
                 end: CancellationToken::new(),
+                lost_state: Mutex::default(),
                 start_again: tokio::sync::Notify::new(),
                 threads: Mutex::default(),
             }),
@@ -200,6 +205,7 @@ impl Node {
         store: Arc<Store>,
         telemetry: Telemetry,
     ) -> Result<(), String> {
+        *self.shared.lost_state.lock() = None;
         let folder = config.data_dir.join("raft");
         let checked = tokio::task::spawn_blocking({
             let (folder, quarantine) = (folder.clone(), config.data_dir.join("quarantine"));
@@ -245,11 +251,12 @@ impl Node {
         let raft_id = own.raft_id();
         let founders = founding.membership();
         let log = RaftLog::open(&config.data_dir.join("raft")).map_err(|e| e.to_string())?;
-        let recovered = log.recovered(founders.conf_state())?;
+        let mut recovered = log.recovered(founders.conf_state())?;
         // What a snapshot holds comes in its place.
+        let founder_sets = founders.conf_state();
         self.shared.machine.write().found(founders, founding.machine_version);
         let replay_until = recovered.last.index;
-        let snapshot_index = self.load_snapshot(&recovered, &store)?;
+        let snapshot_index = self.load_snapshot(&mut recovered, &founder_sets, &store)?;
         let (applied, applied_log_ms) = {
             let machine = self.shared.machine.read();
             (machine.applied_index(), machine.log_ms())
@@ -365,39 +372,6 @@ impl Node {
             .map_err(start)?;
         self.shared.threads.lock().extend([driver_thread, writer_thread, applier_thread]);
         Ok(())
-    }
-
-    /// Begins with the machine of the newest snapshot; gives its index.
-    fn load_snapshot(&self, recovered: &Recovered, store: &Store) -> Result<u64, String> {
-        let name = match &recovered.snapshot {
-            Some(snapshot) => Some(
-                serde_json::from_slice::<SnapshotName>(snapshot.get_data())
-                    .map_err(|e| format!("the snapshot's name in the log can't be read: {e}"))?,
-            ),
-            None => None,
-        };
-        self.shared
-            .snapshots
-            .keep_only(name.as_ref().map(|n| n.file.as_str()))
-            .map_err(|e| format!("the snapshot folder can't be cleaned: {e}"))?;
-        let mut begin = 0;
-        if let Some(name) = &name {
-            let machine = self.shared.snapshots.read(name).map_err(|e| {
-                format!("{e}; the log before it is gone, so this node can't come back by itself: keep its directory as evidence")
-            })?;
-            begin = name.index;
-            self.shared.snapshots.note(name);
-            self.shared.applied.send_replace(begin);
-            *self.shared.machine.write() = machine;
-        }
-        // A database ahead of the log (its end was torn off) holds effects of committed entries
-        // only; the leader sends those entries again, and they are skipped. One that is behind
-        // what the log still holds takes the rest from the machine.
-        if store.applied_index() < begin {
-            let effects = self.shared.machine.read().effects_for_rebuild();
-            store.rebuild(begin, effects, Rebuild::Merge);
-        }
-        Ok(begin)
     }
 
     /// How this node asks others, set before it starts; without it, plainly and without a proof.

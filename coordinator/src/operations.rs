@@ -50,12 +50,49 @@ impl OperationBook {
         self.enter(kind, detail.into(), true)
     }
 
+    /// As [`OperationBook::begin`], unless one of this kind goes on: then its id.
+    pub fn begin_alone(&self, kind: &'static str, detail: impl Into<String>) -> Result<Operation, String> {
+        self.enter_alone(kind, detail.into(), false)
+    }
+
+    /// As [`OperationBook::begin_alone`], for one that looks at its token.
+    pub fn begin_alone_cancellable(
+        &self,
+        kind: &'static str,
+        detail: impl Into<String>,
+    ) -> Result<Operation, String> {
+        self.enter_alone(kind, detail.into(), true)
+    }
+
     fn enter(&self, kind: &'static str, detail: String, cancellable: bool) -> Operation {
+        self.insert(&mut self.shared.open.lock(), kind, detail, cancellable)
+    }
+
+    fn enter_alone(
+        &self,
+        kind: &'static str,
+        detail: String,
+        cancellable: bool,
+    ) -> Result<Operation, String> {
+        let mut open = self.shared.open.lock();
+        match open.iter().find(|(_, entry)| entry.kind == kind) {
+            Some((number, _)) => Err(id_of(kind, *number)),
+            None => Ok(self.insert(&mut open, kind, detail, cancellable)),
+        }
+    }
+
+    fn insert(
+        &self,
+        open: &mut BTreeMap<u64, Entry>,
+        kind: &'static str,
+        detail: String,
+        cancellable: bool,
+    ) -> Operation {
         let number = self.shared.next.fetch_add(1, Ordering::Relaxed);
         let cancel = CancellationToken::new();
         let entry =
             Entry { kind, detail, began: Instant::now(), cancel: cancellable.then(|| cancel.clone()) };
-        self.shared.open.lock().insert(number, entry);
+        open.insert(number, entry);
         Operation { shared: Arc::clone(&self.shared), number, cancel }
     }
 
@@ -159,5 +196,21 @@ mod tests {
         assert!(verify.token().is_cancelled() && !snapshot.token().is_cancelled());
         drop((verify, snapshot));
         assert!(book.list().is_empty());
+    }
+
+    #[test]
+    fn of_two_that_ask_at_once_one_begins_and_the_other_is_told_which() {
+        let book = OperationBook::default();
+        let began = std::thread::scope(|scope| {
+            let ask = || scope.spawn(|| book.begin_alone("rebuild_db", ""));
+            let asked: Vec<_> = (0..8).map(|_| ask()).collect();
+            asked.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+        });
+        let (began, told): (Vec<_>, Vec<_>) = began.into_iter().partition(Result::is_ok);
+        assert_eq!((began.len(), told.len()), (1, 7));
+        let id = began[0].as_ref().unwrap().id();
+        assert!(told.iter().all(|other| other.as_ref().err() == Some(&id)));
+        drop(began);
+        assert!(book.begin_alone_cancellable("rebuild_db", "").is_ok());
     }
 }

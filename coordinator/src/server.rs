@@ -6,8 +6,8 @@ use crate::health::Sampler;
 use crate::http::{App, connections};
 use crate::live::Live;
 use crate::node::Node;
-use crate::raft::force_sync;
 use crate::raft::identity::Identity;
+use crate::raft::{force_sync, lost_state};
 use crate::store::{Store, StoreOptions};
 use crate::telemetry::logs::LogGuard;
 use crate::telemetry::ring::LogRing;
@@ -117,6 +117,7 @@ pub async fn serve(
     let interval = Duration::from_secs(config.scrub_interval_seconds);
     let share = config.scrub_cpu_percent as f64 / 100.0;
     app.integrity.spawn_scrub(interval, share, config.db_retention_rows, ending.clone());
+    let mending = tokio::spawn(app.mender.clone().run(ending.clone()));
     let importing = tokio::spawn(crate::raft::history::import_when_wanted(
         node.clone(),
         Arc::clone(&store),
@@ -152,7 +153,9 @@ pub async fn serve(
             if synchronise {
                 let operation = node.operation_book().begin_cancellable("force_sync", "beginning");
                 let why = "--force-sync on the command line".to_owned();
-                crate::http::admin::sync_state(node.clone(), config.clone(), why, operation).await;
+                let request = force_sync::Request { why, keep_database: false };
+                // A failure was told, and the node goes on with what it has.
+                let _ = force_sync::sync_state(&node, &config, &request, operation).await;
                 if node.restart().is_cancelled() {
                     return;
                 }
@@ -161,7 +164,10 @@ pub async fn serve(
                 if let Err(why) = node.start(&config, Arc::clone(&store), telemetry.clone()).await {
                     tracing::error!(why, "the node takes no part; it stays up to be seen and cured");
                 }
-                node.wait_to_start_again().await;
+                tokio::select! {
+                    () = node.wait_to_start_again() => {}
+                    () = lost_state::bring_back(&node, &config) => node.wait_to_start_again().await,
+                }
             }
         }
     });
@@ -175,6 +181,7 @@ pub async fn serve(
         watching.abort();
     }
     importing.abort();
+    mending.abort();
     ending.cancel();
     // First another leads, then no new connection is taken; what is being answered here still can be.
     if node.hand_over().await {

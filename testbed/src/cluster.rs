@@ -90,6 +90,17 @@ impl Cluster {
         change().map_err(Error::io(format!("change {}", path.display())))
     }
 
+    /// Sets keys in every config file and restarts the nodes with them, one after the other.
+    pub async fn reconfigure_all(&mut self, settings: &serde_json::Value) -> Result<(), Error> {
+        for index in 0..self.len() {
+            self.configure(index, settings)?;
+            self.stop_node(index)?;
+            self.start_node(index)?;
+            self.wait_ready(index, READY_LIMIT).await?;
+        }
+        Ok(())
+    }
+
     /// Sets a variable in the environment that node `index` gets at its next start.
     pub fn set_environment(&mut self, index: usize, name: &str, value: &str) {
         let environment = &mut self.environments[index];

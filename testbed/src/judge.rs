@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 const DRAIN_LIMIT: Duration = Duration::from_secs(400);
-const CHECKSUM_LIMIT: Duration = Duration::from_secs(60);
+const CHECKSUM_LIMIT: Duration = Duration::from_secs(90);
 const READ_CONCURRENCY: usize = 16;
 
 /// What is wrong; empty lists where all is well.
@@ -149,4 +149,22 @@ pub async fn checksums(cluster: &Cluster, told: &Told) -> Result<Vec<String>, Er
     .await?;
     let differ = common.into_iter().filter(|(_, seen)| seen.windows(2).any(|pair| pair[0] != pair[1]));
     Ok(differ.map(|(index, seen)| format!("the nodes differ at index {index}: {seen:?}")).collect())
+}
+
+/// Waits until these nodes stand at one index, with one checksum and one log chain.
+pub async fn await_equal(cluster: &Cluster, nodes: &[usize]) -> Result<(), Error> {
+    wait::until(&format!("equal checksums on nodes {nodes:?}"), CHECKSUM_LIMIT, || async {
+        let mut all = Vec::new();
+        for node in nodes {
+            let sums = cluster.state_checksum(*node).await?;
+            all.push((sums.applied_index, sums.checksum, sums.log_chain));
+        }
+        if all.windows(2).all(|pair| pair[0] == pair[1]) { Ok(()) } else { Err(format!("{all:?}")) }
+    })
+    .await
+}
+
+/// As [`await_equal`], for every node.
+pub async fn await_all_equal(cluster: &Cluster) -> Result<(), Error> {
+    await_equal(cluster, &(0..cluster.len()).collect::<Vec<_>>()).await
 }

@@ -3,6 +3,7 @@
 //!
 //! These tests build the program with failpoints themselves, so that they never run an old one.
 
+use api::cluster::{Health, HealthStatus, Role};
 use std::time::Duration;
 use testbed::binaries::Binaries;
 use testbed::chaos::points::{self, Point, When};
@@ -58,6 +59,67 @@ fn every_point_is_reached_and_nothing_acknowledged_is_lost() {
         assert!(verdict.is_clean(), "{verdict:#?}");
         assert_eq!(judge::checksums(&cluster, &told).await.unwrap(), Vec::<String>::new());
     });
+}
+
+/// A thread of the leader hangs, and nothing else of it: another leads, writes go on, the node says of
+/// itself what is stuck, and is whole again when it goes on.
+#[test]
+fn a_stuck_thread_of_the_leader_moves_leadership_and_shows() {
+    runtime().block_on(async {
+        let mut cluster = points::prepare(NODES, points::build().unwrap()).unwrap();
+        cluster.start_all().await.unwrap();
+        cluster.start_worker("", 4).await.unwrap();
+        let writers = Writers::start(&cluster.addresses(), 4, PACE, judge::task).unwrap();
+        for (point, check) in
+            [("apply_before", "apply"), ("log_before_write", "log"), ("turn_before_tick", "raft")]
+        {
+            await_progress(&writers, point).await;
+            let stuck = cluster.leader(READY_LIMIT).await.unwrap();
+            let term = cluster.status(stuck).await.unwrap().term;
+            points::arm_with(&cluster, stuck, point, "pause").unwrap();
+            wait::until(&format!("another leader while {point} hangs"), PROGRESS_LIMIT, || async {
+                for index in (0..NODES).filter(|index| *index != stuck) {
+                    let status = cluster.status(index).await?;
+                    if status.role == Role::Leader && status.term > term {
+                        return Ok(());
+                    }
+                }
+                Err("none of the others leads".into())
+            })
+            .await
+            .unwrap();
+            await_progress(&writers, "the end of the stall").await;
+            shows(&cluster, stuck, check).await;
+            points::disarm(&cluster, stuck);
+            cluster.wait_ready(stuck, PROGRESS_LIMIT).await.unwrap();
+        }
+        await_progress(&writers, "the end").await;
+        let told = writers.finish().await;
+        let client = cluster.client().unwrap().with_deadline(READY_LIMIT);
+        judge::await_drained(&client).await.unwrap();
+        let verdict = judge::tasks(&client, &told).await.unwrap();
+        assert!(verdict.is_clean(), "{verdict:#?}");
+        judge::await_all_equal(&cluster).await.unwrap();
+    });
+}
+
+/// The live probe answers, and fails by this check alone.
+async fn shows(cluster: &Cluster, index: usize, stuck: &str) {
+    let live = cluster.place(index).url("/api/health/live");
+    wait::until(&format!("the live probe to see that {stuck} is stuck"), PROGRESS_LIMIT, || async {
+        let answer = wait::http().get(&live).send().await.map_err(|e| e.to_string())?;
+        let status = answer.status().as_u16();
+        let health: Health = answer.json().await.map_err(|e| e.to_string())?;
+        let failing: Vec<&str> = health
+            .checks
+            .iter()
+            .filter(|check| check.status == HealthStatus::Failing)
+            .map(|check| check.name.as_str())
+            .collect();
+        if status == 503 && failing == [stuck] { Ok(()) } else { Err(format!("{status}: {health:?}")) }
+    })
+    .await
+    .unwrap();
 }
 
 /// Founds a cluster of which `victim` ends at `point`, and sees it come to be all the same.

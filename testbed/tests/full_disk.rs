@@ -4,7 +4,7 @@
 
 use api::Client;
 use api::client::Repeat;
-use api::cluster::{NamedLease, NamedLeaseRequest, PartHealth, Role, StateChecksum};
+use api::cluster::{NamedLease, NamedLeaseRequest, PartHealth, Role};
 use api::task::{Submitted, TaskPage, TaskRecord};
 use serde_json::{Value, json};
 use std::io::Write;
@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 use testbed::cluster::READY_LIMIT;
-use testbed::{Cluster, wait};
+use testbed::{Cluster, judge, wait};
 
 const LIMIT: Duration = Duration::from_secs(90);
 const DISK_MB: u64 = 96;
@@ -91,20 +91,6 @@ async fn all_there(client: &Client, ids: &[String]) {
     }
 }
 
-async fn equal_checksums(cluster: &Cluster) {
-    wait::until("equal checksums on all nodes", LIMIT, || async {
-        let mut all: Vec<StateChecksum> = Vec::new();
-        for index in 0..cluster.len() {
-            all.push(cluster.state_checksum(index).await?);
-        }
-        let one = |s: &StateChecksum| (s.applied_index, s.checksum.clone());
-        let seen = || format!("{:?}", all.iter().map(|s| s.applied_index).collect::<Vec<_>>());
-        if all.iter().all(|s| one(s) == one(&all[0])) { Ok(()) } else { Err(seen()) }
-    })
-    .await
-    .unwrap();
-}
-
 fn alive(cluster: &Cluster, index: usize) -> bool {
     cluster.pid(index).and_then(|pid| testbed::process::ProcessRef::of("node", pid)).is_some()
 }
@@ -156,7 +142,7 @@ fn a_leader_on_a_full_disk_gives_leadership_away_and_comes_back() {
 
         std::fs::remove_file(filler(&cluster, full)).unwrap();
         cluster.wait_ready(full, LIMIT).await.unwrap();
-        equal_checksums(&cluster).await;
+        judge::await_all_equal(&cluster).await.unwrap();
         wait::until("the ballast is there again", LIMIT, || async {
             let kept = cluster.place(full).data_dir.join("ballast").exists();
             let check = disk_check(&cluster, full).await?;
@@ -217,7 +203,7 @@ fn a_cluster_with_full_disks_refuses_writes_serves_reads_and_comes_back() {
         })
         .await
         .unwrap();
-        equal_checksums(&cluster).await;
+        judge::await_all_equal(&cluster).await.unwrap();
         all_there(&client, &written).await;
         // DuckDB, on the same disks, caught up by itself.
         for index in 0..3 {

@@ -1,7 +1,7 @@
 //! Leadership moves without failing a write: on request, when the leader is told to end, and when
 //! its disk hangs.
 
-use api::cluster::{Leadership, Role, StateChecksum, Transfer};
+use api::cluster::{Leadership, Role, Transfer};
 use api::task::TaskRecord;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use testbed::cluster::READY_LIMIT;
-use testbed::{Cluster, wait};
+use testbed::{Cluster, judge, wait};
 use tokio::task::JoinHandle;
 
 const LIMIT: Duration = Duration::from_secs(90);
@@ -100,21 +100,6 @@ async fn all_there(cluster: &Cluster, written: &[String]) {
     }
 }
 
-async fn equal_checksums(cluster: &Cluster) {
-    wait::until("equal checksums on all nodes", LIMIT, || async {
-        let mut all: Vec<StateChecksum> = Vec::new();
-        for index in 0..cluster.len() {
-            all.push(cluster.state_checksum(index).await?);
-        }
-        let one = |s: &StateChecksum| (s.applied_index, s.checksum.clone());
-        let same = all.iter().all(|s| one(s) == one(&all[0]));
-        let seen = || format!("{:?}", all.iter().map(|s| s.applied_index).collect::<Vec<_>>());
-        if same { Ok(()) } else { Err(seen()) }
-    })
-    .await
-    .unwrap();
-}
-
 #[test]
 fn a_transfer_fails_no_write() {
     runtime().block_on(async {
@@ -141,7 +126,7 @@ fn a_transfer_fails_no_write() {
         println!("{} writes through 8 transfers, the longest took {longest:?}", written.len());
         assert!(failed.is_empty(), "{} failed: {:?}", failed.len(), &failed[..failed.len().min(5)]);
         all_there(&cluster, &written).await;
-        equal_checksums(&cluster).await;
+        judge::await_all_equal(&cluster).await.unwrap();
     });
 }
 
@@ -264,7 +249,7 @@ fn disk_stall_moves_leadership() {
         let known = failed.iter().filter(|why| !why.contains("unknown_outcome")).collect::<Vec<_>>();
         assert!(known.is_empty(), "{known:?}");
         all_there(&cluster, &written).await;
-        equal_checksums(&cluster).await;
+        judge::await_all_equal(&cluster).await.unwrap();
     });
 }
 

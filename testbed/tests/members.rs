@@ -2,7 +2,7 @@
 
 use api::Client;
 use api::client::Repeat;
-use api::cluster::{AddMember, MemberChanged, Members, Role, StateChecksum, Status};
+use api::cluster::{AddMember, MemberChanged, Members, Role, Status};
 use api::task::{NewTask, TaskPage};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -67,24 +67,6 @@ async fn await_role(cluster: &Cluster, index: usize, role: Role) -> Status {
     })
     .await
     .unwrap()
-}
-
-/// Waits until these nodes stand at one index with one checksum.
-async fn equal_checksums(cluster: &Cluster, indexes: &[usize]) {
-    wait::until("equal checksums", LIMIT, || async {
-        let mut all: Vec<StateChecksum> = Vec::new();
-        for index in indexes {
-            all.push(cluster.state_checksum(*index).await?);
-        }
-        let of = |s: &StateChecksum| (s.applied_index, s.checksum.clone(), s.log_chain.clone());
-        if all.iter().all(|s| of(s) == of(&all[0])) {
-            Ok(())
-        } else {
-            Err(format!("{:?}", all.iter().map(of).collect::<Vec<_>>()))
-        }
-    })
-    .await
-    .unwrap();
 }
 
 /// Every acknowledged task is there.
@@ -224,7 +206,7 @@ fn a_five_node_cluster_goes_through_every_change() {
             println!("longest gap between two writes, {what}: {longest_ms} ms");
         }
         judge(&cluster, &told).await;
-        equal_checksums(&cluster, &left).await;
+        testbed::judge::await_equal(&cluster, &left).await.unwrap();
     });
 }
 
@@ -282,7 +264,7 @@ fn a_seven_node_cluster_loses_two_and_goes_on() {
         await_voters(&cluster, &left).await;
         let told = writers.finish().await;
         judge(&cluster, &told).await;
-        equal_checksums(&cluster, &left).await;
+        testbed::judge::await_equal(&cluster, &left).await.unwrap();
 
         // The one that was taken out while it was down is told so when it comes back.
         cluster.start_node(gone).unwrap();
@@ -291,7 +273,7 @@ fn a_seven_node_cluster_loses_two_and_goes_on() {
         let output = command(&cluster, &["members", "rejoin", &id, "--node", &address]).await;
         assert!(output.status.success(), "{}", said(&output));
         await_voters(&cluster, &[0, 1, 2, 3, 4, 5, 6]).await;
-        equal_checksums(&cluster, &[0, 1, 2, 3, 4, 5, 6]).await;
+        testbed::judge::await_equal(&cluster, &[0, 1, 2, 3, 4, 5, 6]).await.unwrap();
     });
 }
 
@@ -300,16 +282,7 @@ fn a_seven_node_cluster_loses_two_and_goes_on() {
 fn a_node_that_joins_late_gets_a_snapshot() {
     runtime().block_on(async {
         let mut cluster = Cluster::start(3).await.unwrap();
-        for index in 0..3 {
-            let path = cluster.place(index).config.clone();
-            let mut config: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-            config["snapshot_threshold"] = json!(20);
-            config["max_log_size"] = json!(60);
-            std::fs::write(&path, config.to_string()).unwrap();
-            cluster.stop_node(index).unwrap();
-            cluster.start_node(index).unwrap();
-            cluster.wait_ready(index, READY_LIMIT).await.unwrap();
-        }
+        cluster.reconfigure_all(&json!({"snapshot_threshold": 20, "max_log_size": 60})).await.unwrap();
         let client = cluster.client().unwrap();
         for number in 0..200 {
             write(&client, &format!("task-{number}")).await;
@@ -325,13 +298,13 @@ fn a_node_that_joins_late_gets_a_snapshot() {
         cluster.start_node(fourth).unwrap();
         await_voters(&cluster, &[0, 1, 2, 3]).await;
         assert!(cluster.status(fourth).await.unwrap().snapshot_index > 0);
-        equal_checksums(&cluster, &[0, 1, 2, 3]).await;
+        testbed::judge::await_equal(&cluster, &[0, 1, 2, 3]).await.unwrap();
         // It begins again from what it has.
         cluster.kill9(fourth);
         cluster.start_node(fourth).unwrap();
         cluster.wait_ready(fourth, READY_LIMIT).await.unwrap();
         write(&client, "after").await;
-        equal_checksums(&cluster, &[0, 1, 2, 3]).await;
+        testbed::judge::await_equal(&cluster, &[0, 1, 2, 3]).await.unwrap();
     });
 }
 
@@ -410,7 +383,7 @@ fn no_commit_without_majority() {
             cluster.start_node(index).unwrap();
         }
         cluster.wait_all_ready(READY_LIMIT).await.unwrap();
-        equal_checksums(&cluster, &[0, 1, 2]).await;
+        testbed::judge::await_equal(&cluster, &[0, 1, 2]).await.unwrap();
     });
 }
 
@@ -457,7 +430,7 @@ fn a_rolled_back_directory_is_refused() {
         let output = command(&cluster, &["members", "rejoin", &id, "--node", &address]).await;
         assert!(output.status.success(), "{}", said(&output));
         await_voters(&cluster, &[0, 1, 2]).await;
-        equal_checksums(&cluster, &[0, 1, 2]).await;
+        testbed::judge::await_equal(&cluster, &[0, 1, 2]).await.unwrap();
         let kept = data.join("quarantine").read_dir().unwrap().next();
         assert!(kept.is_some(), "the old log is kept");
     });
@@ -496,7 +469,7 @@ fn a_cloned_directory_is_refused_while_the_node_runs() {
         assert_ne!(cluster.status(clone).await.unwrap().role, Role::Leader);
         cluster.kill9(clone);
         write(&client, "after").await;
-        equal_checksums(&cluster, &[0, 1, 2]).await;
+        testbed::judge::await_equal(&cluster, &[0, 1, 2]).await.unwrap();
     });
 }
 

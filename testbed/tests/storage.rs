@@ -4,7 +4,7 @@
 use api::Client;
 use api::admin::Verified;
 use api::client::Repeat;
-use api::cluster::{PartHealth, Role, StateChecksum};
+use api::cluster::PartHealth;
 use api::task::{Submitted, TaskPage, TaskRecord};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 use testbed::binaries::Binaries;
 use testbed::cluster::READY_LIMIT;
-use testbed::{Cluster, wait};
+use testbed::{Cluster, judge, wait};
 
 const LIMIT: Duration = Duration::from_secs(90);
 
@@ -37,24 +37,6 @@ fn node(cluster: &Cluster, index: usize) -> Client {
 async fn admin(cluster: &Cluster, index: usize, action: &str) -> Value {
     let call = json!({"by_hand": true, "why": "a test"});
     node(cluster, index).post(&format!("/api/admin/{action}"), &call, Repeat::Idempotent).await.unwrap()
-}
-
-async fn equal_checksums(cluster: &Cluster) {
-    wait::until("equal checksums on all nodes", LIMIT, || async {
-        let mut all: Vec<StateChecksum> = Vec::new();
-        for index in 0..cluster.len() {
-            all.push(cluster.state_checksum(index).await?);
-        }
-        let same =
-            all.iter().all(|s| (s.applied_index, &s.checksum) == (all[0].applied_index, &all[0].checksum));
-        if same {
-            Ok(())
-        } else {
-            Err(format!("{:?}", all.iter().map(|s| s.applied_index).collect::<Vec<_>>()))
-        }
-    })
-    .await
-    .unwrap();
 }
 
 /// Runs noop tasks to their end, so that there is history.
@@ -140,7 +122,7 @@ fn a_database_damaged_while_running_is_found_and_rebuilt_with_its_history() {
         }
         let quarantine = cluster.place(victim).data_dir.join("quarantine");
         assert!(quarantine.read_dir().unwrap().count() >= 2, "what was damaged is kept");
-        equal_checksums(&cluster).await;
+        judge::await_all_equal(&cluster).await.unwrap();
     });
 }
 
@@ -168,7 +150,7 @@ fn a_database_damaged_while_stopped_comes_back_with_its_history() {
             let again: Verified = serde_json::from_value(admin(&cluster, victim, "verify").await).unwrap();
             assert!(again.sound, "{name}: {again:?}");
         }
-        equal_checksums(&cluster).await;
+        judge::await_all_equal(&cluster).await.unwrap();
     });
 }
 
@@ -199,7 +181,7 @@ fn force_sync_replaces_the_state_and_keeps_identity_and_log() {
         assert!(after.snapshot_index > 0 && after.term >= before.term);
         whole_database(&cluster, victim, 20).await;
         write(&cluster.client().unwrap(), "after").await;
-        equal_checksums(&cluster).await;
+        judge::await_all_equal(&cluster).await.unwrap();
         let data_dir = cluster.place(victim).data_dir.clone();
         let moved = data_dir.join("quarantine").read_dir().unwrap().map(|e| e.unwrap().path());
         let manifest = moved.map(|folder| folder.join("manifest.json")).find(|path| path.exists()).unwrap();
@@ -222,49 +204,146 @@ fn force_sync_replaces_the_state_and_keeps_identity_and_log() {
         cluster.start_node_with(victim, &["--force-sync"]).unwrap();
         cluster.wait_ready(victim, READY_LIMIT).await.unwrap();
         assert_eq!(std::fs::read_to_string(&done).unwrap(), first, "it was not repeated");
-        equal_checksums(&cluster).await;
+        judge::await_all_equal(&cluster).await.unwrap();
+    });
+}
+
+/// Flips a bit in the middle of each snapshot file.
+fn damage_snapshots(data_dir: &Path) {
+    let files = data_dir.join("snapshots").read_dir().unwrap().map(|e| e.unwrap().path());
+    for file in files.filter(|path| path.extension().is_some_and(|e| e == "snapshot")) {
+        let mut bytes = std::fs::read(&file).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 0x40;
+        std::fs::write(&file, bytes).unwrap();
+    }
+}
+
+/// What the manifests in a node's quarantine give as reasons.
+fn reasons(data_dir: &Path) -> Vec<String> {
+    let folders = data_dir.join("quarantine").read_dir().into_iter().flatten().map(|e| e.unwrap().path());
+    let manifests = folders.filter_map(|folder| std::fs::read(folder.join("manifest.json")).ok());
+    manifests
+        .map(|text| serde_json::from_slice::<Value>(&text).unwrap()["why"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+async fn named_snapshot(cluster: &Cluster, index: usize) {
+    admin(cluster, index, "snapshot").await;
+    wait::until("the log to name the snapshot", LIMIT, || async {
+        match cluster.status(index).await?.snapshot_index {
+            0 => Err("none yet".to_owned()),
+            _ => Ok(()),
+        }
+    })
+    .await
+    .unwrap();
+}
+
+#[test]
+fn a_node_whose_snapshot_was_damaged_while_stopped_comes_back_by_itself() {
+    runtime().block_on(async {
+        let mut cluster = Cluster::start(3).await.unwrap();
+        let client = cluster.client().unwrap();
+        finish_tasks(&mut cluster, 20).await;
+        let victim = follower(&cluster).await;
+        let data_dir = cluster.place(victim).data_dir.clone();
+
+        // The log holds every entry: it brings the state back alone.
+        named_snapshot(&cluster, victim).await;
+        assert_eq!(cluster.status(victim).await.unwrap().first_log_index, 1);
+        cluster.kill9(victim);
+        damage_snapshots(&data_dir);
+        cluster.start_node(victim).unwrap();
+        cluster.wait_ready(victim, READY_LIMIT).await.unwrap();
+        write(&client, "after the first").await;
+        judge::await_all_equal(&cluster).await.unwrap();
+        assert!(reasons(&data_dir).iter().any(|why| why.contains("snapshot")), "{:?}", reasons(&data_dir));
+
+        // The log begins behind the snapshot: the state comes from the majority; identity and log stay.
+        cluster.reconfigure_all(&json!({"snapshot_threshold": 10, "max_log_size": 20})).await.unwrap();
+        for number in 0..60 {
+            write(&client, &format!("more-{number}")).await;
+        }
+        wait::until("the log to begin behind a snapshot", LIMIT, || async {
+            let status = cluster.status(victim).await?;
+            if status.first_log_index > 20 { Ok(()) } else { Err(status.first_log_index.to_string()) }
+        })
+        .await
+        .unwrap();
+        let before = cluster.status(victim).await.unwrap();
+        cluster.kill9(victim);
+        damage_snapshots(&data_dir);
+        let identity = |name: &str| -> Value {
+            let text = std::fs::read(data_dir.join("identity.json")).unwrap();
+            serde_json::from_slice::<Value>(&text).unwrap()[name].clone()
+        };
+        let incarnation = identity("incarnation");
+        cluster.start_node(victim).unwrap();
+        cluster.wait_ready(victim, LIMIT).await.unwrap();
+        write(&client, "after the second").await;
+        judge::await_all_equal(&cluster).await.unwrap();
+        let after = cluster.status(victim).await.unwrap();
+        assert!(after.term >= before.term && after.voters.len() == 3);
+        assert_eq!(identity("incarnation"), incarnation, "it is the same voter");
+        assert!(data_dir.join("force_sync/unasked.json").exists(), "it is noted, so that it has an end");
+        whole_database(&cluster, victim, 20).await;
     });
 }
 
 #[test]
-fn a_node_whose_snapshot_is_damaged_is_cured_without_a_shell() {
+fn a_snapshot_damaged_while_running_is_replaced() {
     runtime().block_on(async {
         let mut cluster = Cluster::start(3).await.unwrap();
-        let client = cluster.client().unwrap();
-        for number in 0..20 {
-            write(&client, &format!("task-{number}")).await;
-        }
+        finish_tasks(&mut cluster, 10).await;
         let victim = follower(&cluster).await;
-        admin(&cluster, victim, "snapshot").await;
-        wait::until("the log to name the snapshot", LIMIT, || async {
-            match cluster.status(victim).await?.snapshot_index {
-                0 => Err("none yet".to_owned()),
+        let data_dir = cluster.place(victim).data_dir.clone();
+        named_snapshot(&cluster, victim).await;
+        damage_snapshots(&data_dir);
+        let found: Verified = serde_json::from_value(admin(&cluster, victim, "verify").await).unwrap();
+        assert!(!found.sound, "{found:?}");
+        wait::until("another snapshot in the damaged one's place", LIMIT, || async {
+            match reasons(&data_dir).len() {
+                0 => Err("nothing is in quarantine".to_owned()),
                 _ => Ok(()),
             }
         })
         .await
         .unwrap();
+        let again: Verified = serde_json::from_value(admin(&cluster, victim, "verify").await).unwrap();
+        assert!(again.sound, "{again:?}");
+        // It starts from the new one.
         cluster.kill9(victim);
-        let folder = cluster.place(victim).data_dir.join("snapshots");
-        let files = folder.read_dir().unwrap().map(|e| e.unwrap().path());
-        for file in files.filter(|path| path.extension().is_some_and(|e| e == "snapshot")) {
-            let mut bytes = std::fs::read(&file).unwrap();
-            let middle = bytes.len() / 2;
-            bytes[middle] ^= 0x40;
-            std::fs::write(&file, bytes).unwrap();
-        }
         cluster.start_node(victim).unwrap();
-        let nonce = wait::until("role failed", LIMIT, || async {
-            let status = cluster.status(victim).await?;
-            if status.role == Role::Failed { Ok(status.boot_nonce) } else { Err(status.role.to_string()) }
-        })
-        .await
-        .unwrap();
-        admin(&cluster, victim, "force_sync").await;
-        begun_anew(&mut cluster, victim, &nonce).await;
         cluster.wait_ready(victim, READY_LIMIT).await.unwrap();
-        write(&client, "after").await;
-        equal_checksums(&cluster).await;
+        judge::await_all_equal(&cluster).await.unwrap();
+        assert!(!data_dir.join("force_sync/unasked.json").exists());
+    });
+}
+
+/// A database that can't be opened at the start holds nothing up, and is made whole when it can be.
+#[test]
+fn a_database_that_was_held_by_another_is_made_whole_while_the_node_serves() {
+    runtime().block_on(async {
+        let mut cluster = Cluster::start(3).await.unwrap();
+        finish_tasks(&mut cluster, 10).await;
+        let victim = follower(&cluster).await;
+        cluster.stop_node(victim).unwrap();
+        let mark = std::fs::File::open(format!("{}.owner", db_of(&cluster, victim).display())).unwrap();
+        mark.lock().unwrap();
+        cluster.start_node(victim).unwrap();
+        cluster.wait_ready(victim, READY_LIMIT).await.unwrap();
+        let health: PartHealth =
+            wait::get(&wait::http(), &cluster.place(victim).url("/api/health/db")).await.unwrap();
+        assert!(!health.healthy && health.details["detail"].to_string().contains("in use"), "{health:?}");
+        write(&cluster.client().unwrap(), "meanwhile").await;
+        mark.unlock().unwrap();
+        whole_database(&cluster, victim, 11).await;
+        let metrics = format!("http://127.0.0.1:{}/metrics", cluster.place(victim).prometheus_port);
+        let text = wait::http().get(metrics).send().await.unwrap().text().await.unwrap();
+        assert!(text.contains("holdfast_mends_total{outcome=\"mended\",part=\"db\"} 1"), "{text}");
+        let found: Verified = serde_json::from_value(admin(&cluster, victim, "verify").await).unwrap();
+        assert!(found.sound, "{found:?}");
     });
 }
 
@@ -321,10 +400,10 @@ fn restore_beside_the_old_cluster() {
         let taken: Value = again.post("/api/leases/lock", &lease, Repeat::Idempotent).await.unwrap();
         assert!(taken["epoch"].as_u64().unwrap() > held["epoch"].as_u64().unwrap() + 1_000_000, "{taken}");
         write(&again, "in the new one").await;
-        equal_checksums(&new).await;
+        judge::await_all_equal(&new).await.unwrap();
         // The old one goes on, untouched by its twin.
         write(&client, "in the old one").await;
-        equal_checksums(&old).await;
+        judge::await_all_equal(&old).await.unwrap();
         assert!(client.get::<TaskRecord>("/api/tasks/in%20the%20new%20one").await.is_err());
     });
 }
@@ -366,6 +445,6 @@ fn stop_tar_wipe_untar_start() {
         assert!(client.get::<TaskRecord>("/api/tasks/old-3").await.is_ok());
         assert!(client.get::<TaskRecord>("/api/tasks/later-0").await.is_err());
         write(&client, "again").await;
-        equal_checksums(&cluster).await;
+        judge::await_all_equal(&cluster).await.unwrap();
     });
 }

@@ -3,13 +3,15 @@
 use super::{CliError, ClusterArgs, EXIT_NOT_SO, print};
 use api::Client;
 use api::client::Repeat;
-use api::cluster::{AddMember, Member, MemberChanged, Members, Rejoin};
+use api::cluster::{AddMember, Member, MemberChanged, Members, Rejoin, RejoinStarted, Role, Status};
 use api::http::Access;
 use serde_json::json;
 use std::time::{Duration, Instant};
 
 /// How long a change may take to be committed.
 const CHANGE_LIMIT: Duration = Duration::from_secs(30);
+/// How long a node may take to begin anew: the threads of its old incarnation have to end.
+const REJOIN_LIMIT: Duration = Duration::from_secs(60);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -283,11 +285,26 @@ impl RejoinCommand {
             Client::with_access([self.node.clone()], access)?.with_deadline(CHANGE_LIMIT)
         };
         let body = Rejoin { node_id: self.node_id.clone() };
-        let _: MemberChanged = client.post("/api/admin/rejoin", &body, Repeat::Never).await?;
-        print::out(&format!(
-            "{} has a new incarnation and joins anew; its old log is in quarantine",
-            self.node_id
-        ));
-        Ok(0)
+        let _: RejoinStarted = client.post("/api/admin/rejoin", &body, Repeat::Idempotent).await?;
+        let deadline = Instant::now() + REJOIN_LIMIT;
+        loop {
+            let status: Status = client.get("/api/status").await?;
+            if !matches!(status.role, Role::Failed | Role::Removed) {
+                print::out(&format!(
+                    "{} has a new incarnation and joins anew; its old log is in quarantine",
+                    self.node_id
+                ));
+                return Ok(0);
+            }
+            if Instant::now() >= deadline {
+                print::say(&format!(
+                    "{} has not begun anew yet: {}",
+                    self.node_id,
+                    status.role_detail.unwrap_or_default()
+                ));
+                return Ok(EXIT_NOT_SO);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 }

@@ -1,15 +1,16 @@
 //! The repair calls: about the node asked, never forwarded, answered in every role.
+//!
+//! What takes long goes on as an operation of its own, whatever becomes of the connection. The call
+//! waits for it, at most [`WAIT_LIMIT`]; then it answers that the operation goes on, and where its
+//! outcome will stand.
 
 use super::App;
 use super::extract::OptionalJson;
 use super::fence::{Knowledge, LEASE};
 use super::problem::{self, ApiError, ApiResult};
 use super::read::INDEX_LIMIT;
-use crate::config::Config;
-use crate::integrity::Part;
-use crate::machine::Machine;
-use crate::node::Node;
 use crate::operations::Operation;
+use crate::raft::force_sync::{Request, sync_state};
 use crate::store::Rebuild;
 use api::ErrorCode;
 use api::admin::{AdminCall, Cancelled, CleanedUp, ForceSyncStarted, Rebuilt, SnapshotTaken, Verified};
@@ -22,12 +23,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
+/// How long a call waits for what it began.
+const WAIT_LIMIT: Duration = Duration::from_secs(300);
 /// How long a snapshot may take.
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(300);
-/// How long a rebuild may take.
-const REBUILD_LIMIT: Duration = Duration::from_secs(1800);
-/// Tasks copied out of the machine under one lock.
-const TASKS_AT_ONCE: usize = 256;
 
 /// The routes.
 pub fn routes() -> Router<App> {
@@ -59,14 +58,30 @@ impl App {
         }
         self.fence.admit(call, &known, destructive).map_err(|(code, why)| ApiError::new(code, why))
     }
+}
 
-    fn only_one(&self, kind: &str) -> ApiResult<()> {
-        match self.node.operation_book().goes_on(kind) {
-            true => {
-                let why = format!("`{kind}` goes on already; /api/health/operations shows it");
-                Err(ApiError::new(ErrorCode::InvalidState, why))
-            }
-            false => Ok(()),
+/// One of a kind at a time.
+fn begun(begun: Result<Operation, String>) -> ApiResult<Operation> {
+    begun.map_err(|goes_on| {
+        let why = format!("`{goes_on}` goes on already; /api/health/operations shows it");
+        ApiError::new(ErrorCode::InvalidState, why)
+    })
+}
+
+/// Does work that may take long, and waits for it within the limit. Whoever asked may go away: the
+/// work goes on. `outcome` says where it is found later.
+async fn wait_or_go_on<T: Send + 'static>(
+    id: String,
+    outcome: &str,
+    work: impl Future<Output = ApiResult<T>> + Send + 'static,
+) -> ApiResult<T> {
+    match tokio::time::timeout(WAIT_LIMIT, tokio::spawn(work)).await {
+        Ok(Ok(done)) => done,
+        Ok(Err(e)) => Err(ApiError::new(ErrorCode::Internal, format!("the work broke off: {e}"))),
+        Err(_) => {
+            let waited_s = WAIT_LIMIT.as_secs();
+            let why = format!("`{id}` goes on after {waited_s} s, see /api/health/operations; {outcome}");
+            Err(ApiError::new(ErrorCode::Unavailable, why))
         }
     }
 }
@@ -81,20 +96,26 @@ async fn verify(
     OptionalJson(call): OptionalJson<AdminCall>,
 ) -> ApiResult<Json<Verified>> {
     app.admit(&call, false).await?;
-    app.only_one("verify")?;
-    let operation = app.node.operation_book().begin_cancellable("verify", "waiting for its turn");
+    let book = app.node.operation_book();
+    let operation = begun(book.begin_alone_cancellable("verify", "waiting for its turn"))?;
+    let id = operation.id();
     if app.node.view().role == Role::Leader {
         // Gives everybody one more index at which checksums can be compared. Verifying does not
         // depend on it.
         let _ = app.node.propose(crate::command::Command::Checkpoint).await;
     }
     let integrity = app.integrity.clone();
-    let (parts, cancelled) =
-        blocking(move || (integrity.verify(&operation), operation.token().is_cancelled())).await?;
-    if cancelled {
-        return Err(ApiError::new(ErrorCode::InvalidState, "the verification was cancelled"));
-    }
-    Ok(Json(Verified { sound: parts.iter().all(|part| part.sound), parts }))
+    let work = async move {
+        let checked = blocking(move || (integrity.verify(&operation), operation.token().is_cancelled()));
+        let (parts, cancelled) = checked.await?;
+        if cancelled {
+            return Err(ApiError::new(ErrorCode::InvalidState, "the verification was cancelled"));
+        }
+        Ok(Json(Verified { sound: parts.iter().all(|part| part.sound), parts }))
+    };
+    let outcome =
+        "what it finds will stand in /api/health/log, /api/health/state_checksum and /api/health/db";
+    wait_or_go_on(id, outcome, work).await
 }
 
 async fn snapshot(
@@ -112,56 +133,18 @@ async fn rebuild_db(
     OptionalJson(call): OptionalJson<AdminCall>,
 ) -> ApiResult<Json<Rebuilt>> {
     app.admit(&call, true).await?;
-    app.only_one("rebuild_db")?;
     if app.node.applied_index() == 0 {
         let why = "this node's machine holds nothing to rebuild the database from";
         return Err(ApiError::new(ErrorCode::InvalidState, why));
     }
-    let operation = app.node.operation_book().begin("rebuild_db", "gathering the machine's records");
+    let operation = begun(app.mender.begin_rebuild())?;
     let why = call.why.unwrap_or_else(|| "asked to rebuild it".into());
-    let worker = app.clone();
-    let rebuilt = blocking(move || {
-        let outcome = rebuild(&worker, why);
-        drop(operation);
-        outcome
-    });
-    rebuilt.await?.map(Json)
-}
-
-/// Everything the machine holds, at one index, goes into a fresh file; what is applied meanwhile
-/// waits and follows.
-fn rebuild(app: &App, why: String) -> ApiResult<Rebuilt> {
-    let failed = |why: String| ApiError::new(ErrorCode::Unavailable, why);
-    let hold = app.store.hold();
-    let cut = app.node.with_machine_mut(Machine::begin_cut);
-    let mut effects = cut.effects();
-    let mut tasks = 0;
-    loop {
-        let piece = app.node.with_machine_mut(|machine| machine.read_cut(&cut, TASKS_AT_ONCE));
-        let piece = piece.ok_or_else(|| {
-            failed("a snapshot was begun while the records were gathered; ask again".into())
-        })?;
-        if piece.is_empty() {
-            break;
-        }
-        tasks += piece.len() as u64;
-        piece.effects(&mut effects);
-    }
-    app.node.with_machine_mut(|machine| machine.end_cut(&cut));
-    let index = cut.index();
-    app.store.rebuild(index, effects, Rebuild::Fresh { why });
-    drop(hold);
-    // The rebuilt index may be one that the old file had reached: wait for the job itself.
-    let waited = app.store.reopen(REBUILD_LIMIT).and_then(|_| app.store.wait_for(index, REBUILD_LIMIT));
-    let health = app.store.health();
-    waited.map_err(|e| failed(format!("the database was not rebuilt: {e}")))?;
-    if !health.healthy {
-        return Err(failed(format!("the database was not rebuilt: {}", health.detail)));
-    }
-    app.integrity.forget(Part::Db);
-    tracing::info!(index, tasks, "the database was rebuilt from memory");
-    let history_follows = app.node.members().0.len() > 1 && app.store.history_wanted();
-    Ok(Rebuilt { index, tasks, quarantined: health.quarantined, history_follows })
+    let (id, mender) = (operation.id(), app.mender.clone());
+    let work = async move {
+        let rebuilt = blocking(move || mender.rebuild(Rebuild::Fresh { why }, &operation)).await?;
+        rebuilt.map(Json).map_err(|why| ApiError::new(ErrorCode::Unavailable, why))
+    };
+    wait_or_go_on(id, "how it went will stand in /api/health/db", work).await
 }
 
 /// Goes on behind the answer: the state of the majority is fetched and verified, then the process
@@ -171,37 +154,17 @@ async fn force_sync(
     OptionalJson(call): OptionalJson<AdminCall>,
 ) -> ApiResult<(StatusCode, Json<ForceSyncStarted>)> {
     app.admit(&call, true).await?;
-    app.only_one("force_sync")?;
     if !app.config.enable_redundancy {
         let why = "this node is alone in its cluster (`enable_redundancy` is false): there is no majority to take a state from";
         return Err(ApiError::new(ErrorCode::InvalidState, why));
     }
     let why = call.why.unwrap_or_else(|| "asked to".into());
-    let operation = app.node.operation_book().begin_cancellable("force_sync", "beginning");
+    let operation = begun(app.node.operation_book().begin_alone_cancellable("force_sync", "beginning"))?;
     let started = ForceSyncStarted { operation: operation.id() };
-    tokio::spawn(sync_state(app.node.clone(), Arc::clone(&app.config), why, operation));
+    let request = Request { why, keep_database: false };
+    let (node, config) = (app.node.clone(), Arc::clone(&app.config));
+    tokio::spawn(async move { drop(sync_state(&node, &config, &request, operation).await) });
     Ok((StatusCode::ACCEPTED, Json(started)))
-}
-
-/// Fetches the majority's state and has the process begin anew with it; a failure is told and
-/// leaves everything as it was.
-pub async fn sync_state(node: Node, config: Arc<Config>, why: String, operation: Operation) {
-    tracing::warn!(why, "this node's state is to be replaced by that of the majority; it leaves reads");
-    node.leave_reads(Some("its state is being replaced by that of the majority (force_sync)".into()));
-    if node.view().role == Role::Leader {
-        // A state that may be wrong must not lead. Without another leader there is no majority.
-        let _ = node.transfer(None).await;
-    }
-    match crate::raft::force_sync::prepare(&node, &config, &why, &operation).await {
-        Ok(()) => {
-            operation.says("the process begins anew with the fetched state");
-            node.restart().cancel();
-        }
-        Err(why) => {
-            tracing::error!(why, "the state was not replaced; everything is as it was");
-            node.leave_reads(None);
-        }
-    }
 }
 
 async fn cleanup_resources(
@@ -209,8 +172,12 @@ async fn cleanup_resources(
     OptionalJson(call): OptionalJson<AdminCall>,
 ) -> ApiResult<Json<CleanedUp>> {
     app.admit(&call, false).await?;
-    app.only_one("cleanup_resources")?;
-    let operation = app.node.operation_book().begin("cleanup_resources", "taking a snapshot");
+    let operation = begun(app.node.operation_book().begin_alone("cleanup_resources", "taking a snapshot"))?;
+    let id = operation.id();
+    wait_or_go_on(id, "the node's log will say what was done", clean_up(app, operation)).await
+}
+
+async fn clean_up(app: App, operation: Operation) -> ApiResult<Json<CleanedUp>> {
     let data_dir = app.config.data_dir.clone();
     let measured = data_dir.clone();
     let bytes_before = blocking(move || crate::quarantine::bytes_in(&measured)).await?;
@@ -238,6 +205,7 @@ async fn cleanup_resources(
     })
     .await?;
     steps.extend(more);
+    tracing::info!(?steps, bytes_before, bytes_after, "resources were cleaned up");
     Ok(Json(CleanedUp { steps, bytes_before, bytes_after }))
 }
 

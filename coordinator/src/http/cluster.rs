@@ -11,7 +11,9 @@ use crate::node::MembershipError;
 use crate::raft::founding::{IDENTITY_PATH, IdentityCard};
 use crate::raft::routes::of_membership;
 use api::ErrorCode;
-use api::cluster::{AddMember, CanLose, Leadership, Member, MemberChanged, Members, Rejoin, Transfer};
+use api::cluster::{
+    AddMember, CanLose, Leadership, Member, MemberChanged, Members, Rejoin, RejoinStarted, Transfer,
+};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::{delete, get, post};
@@ -125,17 +127,19 @@ fn of_change(app: &App, error: &MembershipError) -> ApiError {
     of_membership(error, app.leader_address()).into()
 }
 
-/// Lets a failed or removed node begin anew as a new member; about the node asked.
+/// Lets a failed or removed node begin anew as a new member; about the node asked. It goes on behind
+/// the answer.
 async fn rejoin(
     State(app): State<App>,
     JsonBody(body): JsonBody<Rejoin>,
-) -> ApiResult<(StatusCode, Json<MemberChanged>)> {
+) -> ApiResult<(StatusCode, Json<RejoinStarted>)> {
     if body.node_id != app.node.node_id() {
         let why = format!("this is node {}, not {}; nothing was done", app.node.node_id(), body.node_id);
         return Err(ApiError::new(ErrorCode::InvalidState, why));
     }
-    app.node.rejoin("a person let the node join anew").await.map_err(|e| of_change(&app, &e))?;
-    Ok((StatusCode::ACCEPTED, Json(MemberChanged { node_id: body.node_id, index: None })))
+    let begun = app.node.rejoin("a person let the node join anew");
+    let operation = begun.map_err(|e| of_change(&app, &e))?;
+    Ok((StatusCode::ACCEPTED, Json(RejoinStarted { node_id: body.node_id, operation })))
 }
 
 async fn transfer(

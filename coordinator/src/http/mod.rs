@@ -47,6 +47,7 @@ use crate::dispatch::Dispatch;
 use crate::health::Sampler;
 use crate::integrity::Integrity;
 use crate::live::Live;
+use crate::mend::Mender;
 use crate::node::{Applied, Node, RaftView};
 use crate::store::Store;
 use crate::telemetry::Telemetry;
@@ -93,6 +94,8 @@ pub struct Parts {
     pub sampler: Sampler,
     /// Checks of log, machine and database.
     pub integrity: Integrity,
+    /// What the node repairs of itself.
+    pub mender: Mender,
     /// The highest epoch of a repair that was seen.
     pub fence: Arc<Fence>,
     /// The config that the node was started with.
@@ -142,11 +145,19 @@ impl App {
             config.data_dir.join("raft"),
             config.db_retention_days,
         );
+        let mender = Mender::new(
+            node.clone(),
+            Arc::clone(&store),
+            integrity.clone(),
+            telemetry.clone(),
+            config.data_dir.clone(),
+        );
         let fence = Arc::new(Fence::open(&config.data_dir));
         let own_address = HeaderValue::from_str(&config.address())
             .map_err(|e| format!("the node's address can't stand in a header: {e}"))?;
         let app = App(Arc::new(Parts {
             integrity,
+            mender,
             fence,
             node,
             store,

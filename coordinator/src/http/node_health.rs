@@ -177,6 +177,7 @@ fn checksums(app: &App) -> StateChecksum {
 fn db_part(app: &App) -> PartHealth {
     let mut part = with_integrity(health::db_part(&app.store.health()), app.integrity.last(Part::Db));
     part.details.insert("history_wanted".to_owned(), app.store.history_wanted().into());
+    part.details.insert("mending_given_up".to_owned(), app.mender.db_attempts().given_up().into());
     part
 }
 

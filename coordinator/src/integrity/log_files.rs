@@ -45,10 +45,8 @@ pub(super) fn check(folder: &Path, node: &Node, pace: Pace, stop: &CancellationT
         // It may have been superseded and removed meanwhile.
         && node.snapshots().newest().as_ref() == Some(&name)
     {
-        return Outcome::Damaged(
-            checked,
-            format!("{error}; the state in memory is sound: take another one (POST /api/admin/snapshot)"),
-        );
+        node.snapshots().note_damaged(&name);
+        return Outcome::Damaged(checked, format!("{error}; the node takes another one by itself"));
     }
     if !pace.pause(began.elapsed(), stop) {
         return Outcome::Stopped;

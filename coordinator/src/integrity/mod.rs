@@ -7,7 +7,8 @@
 //! memory. `verify` does it at once; the scrub does it slowly, behind everything else.
 //!
 //! Invariant: nothing is repaired here. A finding is said (health, metrics, log) and stays until
-//! a later check finds the part sound; the repair is decided elsewhere, on fresh evidence.
+//! a later check finds the part sound; the repair is decided elsewhere, on fresh evidence. (Only a
+//! damaged snapshot file is replaced by the node itself, [`crate::mend`]: its state is in memory.)
 
 mod database;
 mod log_files;
@@ -135,6 +136,7 @@ impl Integrity {
     /// Forgets a finding that a repair has made void.
     pub fn forget(&self, part: Part) {
         self.shared.last.lock()[part as usize] = None;
+        self.shared.telemetry.integrity_forgotten(part as usize);
     }
 
     fn machine(&self, pace: Pace, stop: &CancellationToken) -> Outcome {

@@ -1,14 +1,12 @@
 //! The node's members: who they are, how they stand, and how they change.
 
-use super::{Applied, Node, NodeError, RaftView};
-use crate::machine::Machine;
+use super::{Applied, Node, NodeError};
 use crate::machine::members::{MemberChange, MemberRecord, MemberStep, Membership};
 use crate::machine::version::{MACHINE_VERSION, MEMBERS_SINCE};
 use crate::members::MemberStanding;
 use crate::raft::driver::Input;
 use crate::raft::identity::{Founding, Known, Member};
 use crate::raft::transport::{Listener, PeerHealth, Transport, Verdict};
-use api::cluster::Role;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
@@ -119,40 +117,6 @@ impl Node {
         tracing::info!(node = node_id, "taking a member out");
         let steps = ids.into_iter().map(MemberStep::Remove).collect();
         Ok(self.change_members(MemberChange { steps, records: Vec::new(), wall_ms: 0 }).await?)
-    }
-
-    /// Gives this node a new incarnation and lets it join its cluster anew; only for a node that
-    /// takes no part (role failed or removed). The old log and snapshots go into quarantine, the
-    /// database stays. Returns once the new incarnation is durable; the joining goes on behind.
-    pub async fn rejoin(&self, why: &str) -> Result<(), MembershipError> {
-        let view = self.view();
-        if !matches!(view.role, Role::Failed | Role::Removed) {
-            return Err(MembershipError::Refused(format!(
-                "this node is {} and keeps its log; only one that is failed or removed may join anew",
-                view.role
-            )));
-        }
-        let threads = std::mem::take(&mut *self.shared.threads.lock());
-        let (node, why) = (self.clone(), why.to_owned());
-        let renewed = tokio::task::spawn_blocking(move || {
-            threads.into_iter().for_each(|t| drop(t.join()));
-            node.shared.founder.renew(&why)
-        });
-        let renewed = renewed.await.map_err(|e| MembershipError::Refused(e.to_string()))?;
-        renewed.map_err(|e| {
-            MembershipError::Refused(format!("the new incarnation could not be written: {e}"))
-        })?;
-        *self.shared.founding.write() = None;
-        *self.shared.machine.write() = Machine::new();
-        self.shared.applied.send_replace(0);
-        self.shared.view.send_replace(RaftView::begin());
-        self.shared.start_again.notify_one();
-        Ok(())
-    }
-
-    /// Returns when [`Node::rejoin`] wants the node to be started again.
-    pub async fn wait_to_start_again(&self) {
-        self.shared.start_again.notified().await;
     }
 
     /// This node's Raft id.

@@ -48,6 +48,12 @@ impl Node {
         }
     }
 
+    /// The snapshot that the log names durably.
+    pub fn named_snapshot(&self) -> Option<SnapshotName> {
+        let log = self.shared.running.read().as_ref().map(|r| r.log.clone())?;
+        serde_json::from_slice(log.named_snapshot()?.get_data()).ok()
+    }
+
     /// What goes on for longer than a moment.
     pub fn operations(&self) -> Vec<Operation> {
         let now = jiff::Timestamp::now();

@@ -216,6 +216,7 @@ impl<O: OlderEntries> Driver<O> {
         let mut next_tick = Instant::now() + TICK;
         while !waiting.stop {
             self.receive(&mut waiting, next_tick);
+            failpoint!("turn_before_tick");
             next_tick = self.tick(&mut waiting, next_tick);
             self.propose(&mut waiting);
             let turn = self.replica.turn();

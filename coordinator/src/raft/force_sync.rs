@@ -27,7 +27,7 @@ use crate::machine::Machine;
 use crate::node::Node;
 use crate::operations::Operation;
 use crate::quarantine::quarantine;
-use api::cluster::{StateChecksum, Status};
+use api::cluster::{Role, StateChecksum, Status};
 use raft::eraftpb::Snapshot;
 use serde::{Deserialize, Serialize};
 use std::io::Write;
@@ -53,8 +53,20 @@ struct Plan {
     majority: Agreed,
     /// The log can't be kept, and why.
     new_incarnation: Option<String>,
+    /// The database is sound and stays.
+    #[serde(default)]
+    keep_database: bool,
     /// Why it was asked for.
     why: String,
+}
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Why.
+    pub why: String,
+    /// Only the snapshot file is damaged: the database stays.
+    pub keep_database: bool,
 }
 
 /// What was done.
@@ -81,11 +93,11 @@ pub struct Agreed {
     pub log_chain: String,
 }
 
-fn folder(data_dir: &Path) -> PathBuf {
+pub(super) fn folder(data_dir: &Path) -> PathBuf {
     data_dir.join("force_sync")
 }
 
-fn read<T: serde::de::DeserializeOwned>(data_dir: &Path, file: &str) -> Result<Option<T>, String> {
+pub(super) fn read<T: serde::de::DeserializeOwned>(data_dir: &Path, file: &str) -> Result<Option<T>, String> {
     let path = folder(data_dir).join(file);
     match std::fs::read(&path) {
         Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|e| format!("{}: {e}", path.display())),
@@ -94,7 +106,7 @@ fn read<T: serde::de::DeserializeOwned>(data_dir: &Path, file: &str) -> Result<O
     }
 }
 
-fn write(data_dir: &Path, file: &str, content: &impl Serialize) -> Result<(), String> {
+pub(super) fn write(data_dir: &Path, file: &str, content: &impl Serialize) -> Result<(), String> {
     let (folder, path) = (folder(data_dir), folder(data_dir).join(file));
     let written = (|| {
         std::fs::create_dir_all(&folder)?;
@@ -174,13 +186,47 @@ fn log_differs(own: &StateChecksum, agreed: &Agreed) -> Option<String> {
     })
 }
 
+/// Fetches the majority's state and has the process begin anew with it; a failure is told and
+/// leaves everything as it was.
+pub async fn sync_state(
+    node: &Node,
+    config: &Config,
+    request: &Request,
+    operation: Operation,
+) -> Result<(), String> {
+    let why = &request.why;
+    tracing::warn!(why, "this node's state is to be replaced by that of the majority; it leaves reads");
+    node.leave_reads(Some("its state is being replaced by that of the majority (force_sync)".into()));
+    if node.view().role == Role::Leader {
+        // A state that may be wrong must not lead. Without another leader there is no majority.
+        let _ = node.transfer(None).await;
+    }
+    let prepared = prepare(node, config, request, &operation).await;
+    match &prepared {
+        Ok(()) => {
+            operation.says("the process begins anew with the fetched state");
+            node.restart().cancel();
+        }
+        Err(why) => {
+            tracing::error!(why, "the state was not replaced; everything is as it was");
+            node.leave_reads(None);
+        }
+    }
+    prepared
+}
+
 /// Asks the peers, fetches and verifies the majority's state, and leaves the plan for the next
 /// start.
-pub async fn prepare(node: &Node, config: &Config, why: &str, operation: &Operation) -> Result<(), String> {
+async fn prepare(
+    node: &Node,
+    config: &Config,
+    request: &Request,
+    operation: &Operation,
+) -> Result<(), String> {
     let http = PeerHttp::new(node.outbound()?);
     let mut last = String::new();
     for _ in 0..ROUNDS {
-        let work = attempt(node, config, why, operation, &http);
+        let work = attempt(node, config, request, operation, &http);
         let outcome = tokio::select! {
             outcome = work => outcome,
             () = operation.token().cancelled() => return Err("it was cancelled; nothing was changed".into()),
@@ -203,7 +249,7 @@ pub async fn prepare(node: &Node, config: &Config, why: &str, operation: &Operat
 async fn attempt(
     node: &Node,
     config: &Config,
-    why: &str,
+    request: &Request,
     operation: &Operation,
     http: &PeerHttp,
 ) -> Result<(), String> {
@@ -239,7 +285,8 @@ async fn attempt(
         source,
         new_incarnation: damaged.or_else(|| log_differs(&own, &agreed)),
         majority: agreed,
-        why: why.to_owned(),
+        keep_database: request.keep_database,
+        why: request.why.clone(),
     };
     write(&config.data_dir, "plan.json", &plan)
 }
@@ -356,28 +403,19 @@ pub fn finish(config: &Config, identity: &mut Identity, flag: bool) -> Result<Fi
         },
     };
     let db = config.db_path();
-    let mut leaving = vec![db.clone(), with_suffix(&db, ".wal"), with_suffix(&db, ".history-wanted")];
+    let mut leaving = match plan.keep_database {
+        true => Vec::new(),
+        false => vec![db.clone(), with_suffix(&db, ".wal"), with_suffix(&db, ".history-wanted")],
+    };
+    let finished = match finished {
+        Finished::Swapped => swap(data_dir, name, &from, &to)?,
+        other => other,
+    };
     if finished == Finished::NewIncarnation {
         // Log and snapshots go into quarantine with it; the database stays.
         leaving.clear();
         identity.renew(&plan.why).map_err(|e| e.to_string())?;
     } else {
-        if from.exists() {
-            fetched.read(name).map_err(|e| e.to_string())?;
-            std::fs::create_dir_all(data_dir.join("snapshots")).map_err(|e| e.to_string())?;
-            // An old file of that name, of the same index, is the one to be replaced.
-            if to.exists() {
-                let moved = with_suffix(&to, ".replaced");
-                std::fs::rename(&to, &moved).map_err(|e| format!("{}: {e}", to.display()))?;
-            }
-            std::fs::rename(&from, &to).map_err(|e| format!("{}: {e}", to.display()))?;
-            let folder = std::fs::File::open(data_dir.join("snapshots")).and_then(|f| f.sync_all());
-            folder.map_err(|e| e.to_string())?;
-        }
-        let machine = own.read(name).map_err(|e| e.to_string())?;
-        let log = RaftLog::open(&data_dir.join("raft")).map_err(|e| e.to_string())?;
-        log.replace_state(&named(name, &machine))?;
-        drop(log);
         leaving.extend(others(&data_dir.join("snapshots"), &name.file));
     }
     let root = data_dir.join("quarantine");
@@ -397,6 +435,35 @@ pub fn finish(config: &Config, identity: &mut Identity, flag: bool) -> Result<Fi
         "the state was replaced by that of the majority; what was there is in quarantine"
     );
     Ok(finished)
+}
+
+/// Puts the fetched state into its place and has the log name it. The log can't stay where it is not
+/// the majority's: then the node has to be a new one, and nothing was changed.
+fn swap(data_dir: &Path, name: &SnapshotName, from: &Path, to: &Path) -> Result<Finished, String> {
+    let lies_in = if from.exists() { folder(data_dir) } else { data_dir.to_owned() };
+    let machine = Snapshots::new(&lies_in).read(name).map_err(|e| e.to_string())?;
+    let log = RaftLog::open(&data_dir.join("raft")).map_err(|e| e.to_string())?;
+    let points: Vec<_> = machine.checkpoints().map(|point| (point.index, point.log_chain)).collect();
+    if let Some(why) = log.departs_from(&points)? {
+        tracing::error!(
+            why,
+            "the log is not the majority's and can't be kept; the node comes back as a new one"
+        );
+        return Ok(Finished::NewIncarnation);
+    }
+    if from.exists() {
+        std::fs::create_dir_all(data_dir.join("snapshots")).map_err(|e| e.to_string())?;
+        // An old file of that name, of the same index, is the one to be replaced.
+        if to.exists() {
+            let moved = with_suffix(to, ".replaced");
+            std::fs::rename(to, &moved).map_err(|e| format!("{}: {e}", to.display()))?;
+        }
+        std::fs::rename(from, to).map_err(|e| format!("{}: {e}", to.display()))?;
+        let folder = std::fs::File::open(data_dir.join("snapshots")).and_then(|f| f.sync_all());
+        folder.map_err(|e| e.to_string())?;
+    }
+    log.replace_state(&named(name, &machine))?;
+    Ok(Finished::Swapped)
 }
 
 /// Raft's own message about the snapshot.

@@ -311,6 +311,12 @@ impl Founder {
         Ok(welcome.founding)
     }
 
+    /// True while the node asks to be taken into the cluster that an earlier incarnation was in.
+    pub fn rejoins(&self) -> bool {
+        let identity = self.identity.lock();
+        identity.rejoins().is_some() && !identity.founded()
+    }
+
     /// Gives the node a new incarnation that joins the old one's cluster; see [`Identity::renew`].
     pub fn renew(&self, why: &str) -> Result<(), crate::raft::DataError> {
         *self.node_ids.lock() = BTreeSet::new();

@@ -23,11 +23,11 @@ use std::time::{Duration, Instant};
 
 /// The one Raft group's id in the engine.
 pub const GROUP: u64 = 1;
-const HARD_STATE_KEY: &[u8] = b"hard_state";
+pub(super) const HARD_STATE_KEY: &[u8] = b"hard_state";
 /// The newest snapshot's metadata and name, as Raft's own message.
-const SNAPSHOT_KEY: &[u8] = b"snapshot";
+pub(super) const SNAPSHOT_KEY: &[u8] = b"snapshot";
 /// Index and term of the last entry that was compacted away, big-endian.
-const TRUNCATED_KEY: &[u8] = b"truncated";
+pub(super) const TRUNCATED_KEY: &[u8] = b"truncated";
 /// Bytes written with one sync at most.
 const MAX_SYNC_BYTES: usize = 8 * 1024 * 1024;
 
@@ -73,7 +73,7 @@ pub struct WriterProgress {
 /// The log, open.
 #[derive(Clone)]
 pub struct RaftLog {
-    engine: Arc<Engine>,
+    pub(super) engine: Arc<Engine>,
 }
 
 impl OlderEntries for RaftLog {
@@ -155,50 +155,12 @@ impl RaftLog {
 
     /// Index of the snapshot that a synced batch names; 0 without one.
     pub fn named_index(&self) -> u64 {
-        let named = self.engine.get_message::<Snapshot>(GROUP, SNAPSHOT_KEY).ok().flatten();
-        named.map_or(0, |snapshot| snapshot.get_metadata().index)
+        self.named_snapshot().map_or(0, |snapshot| snapshot.get_metadata().index)
     }
 
-    /// Names another state to begin with, in one synced batch. What the log holds behind it stays;
-    /// a log that ends before it begins anew behind it. Term and vote stay.
-    pub fn replace_state(&self, snapshot: &Snapshot) -> Result<(), String> {
-        let (index, term) = (snapshot.get_metadata().index, snapshot.get_metadata().term);
-        let Recovered { mut hard_state, truncated, last, snapshot: named, .. } =
-            self.recovered(ConfState::default())?;
-        if named.is_some_and(|named| named.data == snapshot.data) {
-            return Ok(());
-        }
-        if index < truncated.index {
-            return Err(format!(
-                "the state is of index {index}, and the log begins behind {}",
-                truncated.index
-            ));
-        }
-        let mut batch = LogBatch::default();
-        let failed = |e: raft_engine::Error| format!("naming the new state: {e}");
-        if index > last.index {
-            if last.index > truncated.index {
-                batch.add_command(GROUP, Command::Compact { index: last.index + 1 });
-            }
-            let bytes = [index.to_be_bytes(), term.to_be_bytes()].concat();
-            batch.put(GROUP, TRUNCATED_KEY.to_vec(), bytes).map_err(failed)?;
-        } else if index > truncated.index {
-            let entry = self.engine.get_entry::<Entries>(GROUP, index).map_err(failed)?;
-            let own = entry.ok_or_else(|| format!("entry {index} is missing"))?.term;
-            if own != term {
-                return Err(format!(
-                    "entry {index} of the log has term {own}, the new state has {term} there"
-                ));
-            }
-        }
-        if hard_state.term < term {
-            // A term that this node never voted in.
-            (hard_state.term, hard_state.vote) = (term, 0);
-        }
-        hard_state.commit = hard_state.commit.max(index);
-        batch.put_message(GROUP, HARD_STATE_KEY.to_vec(), &hard_state).map_err(failed)?;
-        batch.put_message(GROUP, SNAPSHOT_KEY.to_vec(), snapshot).map_err(failed)?;
-        self.engine.write(&mut batch, true).map_err(failed).map(drop)
+    /// The snapshot that a synced batch names.
+    pub fn named_snapshot(&self) -> Option<Snapshot> {
+        self.engine.get_message::<Snapshot>(GROUP, SNAPSHOT_KEY).ok().flatten()
     }
 
     /// Starts the writer thread.

@@ -29,6 +29,8 @@ pub mod identity;
 pub mod limits;
 pub mod log;
 pub mod log_end;
+mod log_replace;
+pub mod lost_state;
 pub mod peer_http;
 pub mod publish;
 pub mod recover;

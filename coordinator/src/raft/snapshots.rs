@@ -97,6 +97,8 @@ pub struct Snapshots {
 #[derive(Debug, Default)]
 struct Known {
     newest: Option<SnapshotName>,
+    /// One that a check found damaged; it stays until it is replaced.
+    damaged: Option<SnapshotName>,
     /// When a peer asked for a file last.
     served: BTreeMap<String, Instant>,
 }
@@ -105,6 +107,11 @@ impl Snapshots {
     /// Snapshots in `{data_dir}/snapshots`.
     pub fn new(data_dir: &Path) -> Snapshots {
         Snapshots { folder: data_dir.join("snapshots"), known: Arc::default() }
+    }
+
+    /// Where damaged files go: beside the folder.
+    pub fn quarantine_root(&self) -> PathBuf {
+        self.folder.with_file_name("quarantine")
     }
 
     /// Where a file of that name lies; none where the name is none of ours.
@@ -119,6 +126,21 @@ impl Snapshots {
         self.known.lock().newest.clone()
     }
 
+    /// The one that a check found damaged, until it was replaced.
+    pub fn damaged(&self) -> Option<SnapshotName> {
+        self.known.lock().damaged.clone()
+    }
+
+    /// A check found this one damaged.
+    pub fn note_damaged(&self, name: &SnapshotName) {
+        self.known.lock().damaged = Some(name.clone());
+    }
+
+    /// It was replaced.
+    pub fn forget_damaged(&self) {
+        self.known.lock().damaged = None;
+    }
+
     /// Takes a name for the newest.
     pub fn note(&self, name: &SnapshotName) {
         self.known.lock().newest = Some(name.clone());
@@ -131,8 +153,7 @@ impl Snapshots {
         mut next: impl FnMut() -> Option<CutTasks>,
     ) -> Result<SnapshotName, SnapshotError> {
         let abandoned = |why: String| SnapshotError::Abandoned { index: cut.index(), why };
-        let file = format!("{:020}-{}.snapshot", cut.index(), cut.term());
-        let path = self.folder.join(&file);
+        let (file, path) = self.free_name(cut.index(), cut.term());
         let error = |source| SnapshotError::Io { path: path.clone(), source };
         std::fs::create_dir_all(&self.folder).map_err(error)?;
         failpoint!("snapshot_before_write");
@@ -160,6 +181,20 @@ impl Snapshots {
         self.finish(&path.with_extension("part"), &path)?;
         self.note(&name);
         Ok(name)
+    }
+
+    /// A name that no file has: the log may name one of the same index, whose bytes must stay those
+    /// that it names.
+    fn free_name(&self, index: u64, term: u64) -> (String, PathBuf) {
+        let mut file = format!("{index:020}-{term}.snapshot");
+        for again in 1.. {
+            let path = self.folder.join(&file);
+            if !path.exists() {
+                return (file, path);
+            }
+            file = format!("{index:020}-{term}-{again}.snapshot");
+        }
+        (file.clone(), self.folder.join(file))
     }
 
     /// Writes a machine that nobody else uses.
@@ -291,10 +326,13 @@ impl Snapshots {
     /// Removes what the named snapshot supersedes, but what a peer is fetching.
     pub fn sweep(&self, named: u64) -> std::io::Result<()> {
         let fetched = self.fetched_index().unwrap_or(u64::MAX);
+        let damaged = self.damaged().map(|name| name.file);
         for entry in std::fs::read_dir(&self.folder)? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            if index_of(&name).is_some_and(|index| index < named.min(fetched)) {
+            if index_of(&name).is_some_and(|index| index < named.min(fetched))
+                && damaged.as_ref() != Some(&name)
+            {
                 std::fs::remove_file(entry.path())?;
             }
         }

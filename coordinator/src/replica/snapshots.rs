@@ -18,7 +18,8 @@ impl<O: OlderEntries> Replica<O> {
         let view = self.raw.mut_store();
         let newest = view.snapshot_index();
         let index = snapshot.get_metadata().index;
-        if index <= newest || index > self.applied {
+        // One of the same index takes the other's place: its file may be damaged.
+        if index < newest || index == 0 || index > self.applied {
             return None;
         }
         let upto = upto.min(index);

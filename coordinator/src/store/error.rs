@@ -84,6 +84,18 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// True where the file is another program's or another version's.
+    pub(super) fn is_not_ours(&self) -> bool {
+        matches!(self, StoreError::Foreign { .. } | StoreError::SchemaVersion { .. })
+    }
+
+    /// True where a file that can be opened can't be worked with, and neither disk nor memory is why.
+    pub(super) fn blames_the_content(&self) -> bool {
+        let StoreError::DuckDb { source, .. } = self else { return false };
+        let text = source.to_string().to_lowercase();
+        !["no space", "out of memory", "interrupt", "too many open files"].iter().any(|no| text.contains(no))
+    }
+
     pub(super) fn io(tried: &'static str, path: &Path, source: std::io::Error) -> Self {
         StoreError::Io { tried, path: path.to_owned(), source }
     }

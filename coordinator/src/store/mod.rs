@@ -103,6 +103,12 @@ pub struct StoreHealth {
     pub backlog_bound: usize,
     /// True where it has to be rebuilt.
     pub needs_rebuild: bool,
+    /// True where the file was found damaged when it was opened again: it has to be rebuilt.
+    pub damaged: bool,
+    /// True where the file is another program's or another version's: only a person replaces it.
+    pub not_ours: bool,
+    /// True where the file can be opened and what it holds can't be worked with.
+    pub unusable: bool,
     /// Effects that were dropped since the last rebuild.
     pub dropped_effects: u64,
     /// Rows by table.
@@ -168,6 +174,12 @@ struct Status {
     transactions: u64,
     /// Why it can't write now.
     fault: Option<String>,
+    /// The fault is that the file is damaged.
+    damaged: bool,
+    /// The fault is that the file is not ours to replace.
+    not_ours: bool,
+    /// The fault is what the file holds.
+    unusable: bool,
     last_error: Option<String>,
     quarantined: Option<Quarantined>,
 }
@@ -218,7 +230,9 @@ impl Store {
     /// [`Store::rebuild`] with [`Rebuild::Fresh`] opens it after all.
     pub fn broken(path: impl AsRef<Path>, options: StoreOptions, error: &StoreError) -> Store {
         let why = error.to_string();
-        let status = Status { fault: Some(why.clone()), last_error: Some(why), ..Status::default() };
+        let not_ours = error.is_not_ours();
+        let status =
+            Status { fault: Some(why.clone()), not_ours, last_error: Some(why), ..Status::default() };
         let shared = Arc::new(Shared::new(path.as_ref(), options, 0, status, None));
         shared.backlog.lock().dropped_through = 1;
         let thread = writer::spawn(writer::Writer::new(Arc::clone(&shared), None)).ok();
@@ -373,6 +387,9 @@ impl Store {
             backlog_effects: backlog.effects,
             backlog_bound: shared.options.backlog_bound,
             needs_rebuild: backlog.stale(),
+            damaged: status.damaged,
+            not_ours: status.not_ours,
+            unusable: status.unusable,
             dropped_effects: backlog.dropped_effects,
             rows: status.rows.clone(),
             file_bytes,

@@ -164,6 +164,7 @@ impl Writer {
         let mut status = self.shared.status.lock();
         status.transactions += 1;
         status.fault = None;
+        (status.damaged, status.not_ours, status.unusable) = (false, false, false);
         drop(status);
         if let Some(tell) = &self.shared.options.on_batch {
             tell(effects, took);
@@ -191,6 +192,9 @@ impl Writer {
         tracing::error!(path = %self.shared.path.display(), %error, "database write failed");
         let mut status = self.shared.status.lock();
         status.fault = Some(error.to_string());
+        status.damaged = matches!(error, StoreError::Corrupt { .. });
+        status.not_ours = error.is_not_ours();
+        status.unusable = error.blames_the_content();
         status.last_error = Some(error.to_string());
     }
 

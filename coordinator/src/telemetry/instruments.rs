@@ -154,6 +154,19 @@ pub(crate) fn observe_counters(meter: &Meter, counters: &Arc<Counters>) {
         ["fetched", "failed"].into_iter().zip(c.snapshot_fetches.iter().map(load)).collect()
     });
     observe_integrity(meter, counters);
+    let mends = Arc::clone(counters);
+    counter(meter, &metrics::MENDS, move || {
+        let mut series = Vec::new();
+        for (part, outcomes) in super::MENDED_PARTS.into_iter().zip(&mends.mends) {
+            for (outcome, value) in ["mended", "failed"].into_iter().zip(outcomes) {
+                series.push((
+                    load(value),
+                    vec![KeyValue::new("part", part), KeyValue::new("outcome", outcome)],
+                ));
+            }
+        }
+        series
+    });
 
     let single = |metric: &'static Metric, read: fn(&Counters) -> &AtomicU64| {
         let counters = Arc::clone(counters);

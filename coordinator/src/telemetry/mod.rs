@@ -81,8 +81,13 @@ pub(crate) struct Counters {
     /// By part of [`INTEGRITY_PARTS`].
     pub(crate) integrity: [Checked; 3],
     pub(crate) work: performance::Work,
+    /// By part of [`MENDED_PARTS`]: mended, failed.
+    pub(crate) mends: [[AtomicU64; 2]; 2],
     peers: RwLock<BTreeMap<String, Arc<Traffic>>>,
 }
+
+/// The parts that a node mends by itself, as metrics label them.
+pub const MENDED_PARTS: [&str; 2] = ["db", "snapshot"];
 
 /// The parts whose integrity is checked, as metrics label them.
 pub const INTEGRITY_PARTS: [&str; 3] = ["log", "machine", "db"];
@@ -238,6 +243,20 @@ impl Telemetry {
         counter.fetch_add(1, Ordering::Relaxed);
         checked.is_damaged.store(u64::from(!sound), Ordering::Relaxed);
         checked.last_unix_seconds.store(unix_seconds, Ordering::Relaxed);
+    }
+
+    /// A finding of this part was made void by a repair.
+    pub fn integrity_forgotten(&self, part: usize) {
+        if let Some(checked) = self.counters.integrity.get(part) {
+            checked.is_damaged.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// The node tried to mend a part (its place in [`MENDED_PARTS`]).
+    pub fn mended(&self, part: usize, mended: bool) {
+        if let Some(outcomes) = self.counters.mends.get(part) {
+            outcomes[usize::from(!mended)].fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// What the applied commands did to tasks. Called by the applier, once a batch.

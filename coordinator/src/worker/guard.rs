@@ -6,6 +6,9 @@
 //! keeps one small shell beside it and writes to its standard input which process groups live.
 //! When that pipe ends, for whatever reason, the shell kills what is left and ends.
 //!
+//! Invariant: a group is on the list before its task begins ([`super::process`]): a worker may be
+//! killed at any moment.
+//!
 //! Invariant: a group is taken off the list before its leader is reaped, so the guard never kills
 //! a group whose number was given to somebody else.
 //!

@@ -5,6 +5,10 @@
 //! nothing that a task started outlives it, and a forgotten grandchild that holds the output
 //! pipe open can delay the result by [`PIPE_GRACE`] at most.
 //!
+//! Invariant: nothing of a task runs before the guard knows its group. A small shell is started in
+//! its place, waits for a word, and then becomes the task; a worker that is killed before it gave the
+//! word closes the pipe, and the shell ends without having begun.
+//!
 //! Invariant: the group is only ever signalled while its leader is not yet reaped. A zombie keeps
 //! its number, so the signal can't reach a stranger. That is why the wait is done in two steps,
 //! `waitid` with `WNOWAIT` and later `wait4`, on a thread of the task's own.
@@ -14,8 +18,10 @@ use super::output::HeadTail;
 use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use std::collections::BTreeMap;
-use std::io;
+use std::ffi::OsStr;
+use std::io::{self, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,6 +37,8 @@ pub const TERM_GRACE: Duration = Duration::from_secs(2);
 pub const PIPE_GRACE: Duration = Duration::from_secs(1);
 /// How long a child may take to end after SIGKILL; only one stuck in the kernel takes longer.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
+/// Becomes the task (its arguments) when it is told to, and never where its pipe just ends.
+const HELD: &str = r#"read -r word && exec "$@" </dev/null"#;
 /// The thread that waits for a child needs next to no stack.
 const WAITER_STACK_BYTES: usize = 128 * 1024;
 
@@ -95,6 +103,7 @@ pub async fn run(spec: &Spec, guard: &Guard, stop: &Stop) -> Ran {
         }
     };
     let watched = guard.watch(process.group);
+    process.release();
     let stdout = Capture::start(process.stdout.take(), spec.output_limit_bytes);
     let stderr = Capture::start(process.stderr.take(), spec.output_limit_bytes);
 
@@ -146,9 +155,27 @@ fn cannot_start(spec: &Spec, error: &io::Error) -> String {
     format!("{:?} can't be started: {error}", spec.argv.first().map_or("", String::as_str))
 }
 
+/// Is there such a program? The shell that becomes it could tell only by an exit code.
+fn executable(program: &str, cwd: Option<&str>, path: &OsStr) -> io::Result<()> {
+    let here = Path::new(cwd.unwrap_or("."));
+    let places: Vec<PathBuf> = match program.contains('/') {
+        true => vec![here.join(program)],
+        false => std::env::split_paths(path).map(|folder| here.join(folder).join(program)).collect(),
+    };
+    let mut found = io::Error::from(io::ErrorKind::NotFound);
+    for place in places.iter().filter(|place| place.is_file()) {
+        match rustix::fs::access(place, rustix::fs::Access::EXEC_OK) {
+            Ok(()) => return Ok(()),
+            Err(error) => found = error.into(),
+        }
+    }
+    Err(found)
+}
+
 /// A child on its way from the thread that started it to its [`Process`].
 struct Spawned {
     group: Pid,
+    word: Option<std::process::ChildStdin>,
     stdout: Option<std::process::ChildStdout>,
     stderr: Option<std::process::ChildStderr>,
     /// Taken when it has arrived.
@@ -166,6 +193,8 @@ impl Drop for Spawned {
 /// A child that was started and not yet reaped.
 struct Process {
     group: Pid,
+    /// The word goes there that lets it begin.
+    word: Option<std::process::ChildStdin>,
     stdout: Option<ChildStdout>,
     stderr: Option<ChildStderr>,
     exited: Option<oneshot::Receiver<()>>,
@@ -175,15 +204,18 @@ struct Process {
 }
 
 impl Process {
-    /// Starts the child on a thread that then waits for it.
+    /// Starts the child, held, on a thread that then waits for it.
     async fn spawn(spec: &Spec) -> io::Result<Process> {
         let (program, arguments) =
             spec.argv.split_first().ok_or_else(|| io::Error::other("the command is empty"))?;
-        let mut command = std::process::Command::new(program);
+        let path = spec.env.get("PATH").cloned().map(Into::into).or_else(|| std::env::var_os("PATH"));
+        executable(program, spec.cwd.as_deref(), path.unwrap_or_default().as_os_str())?;
+        let mut command = std::process::Command::new("/bin/sh");
         command
+            .args(["-c", HELD, "holdfast-task", program])
             .args(arguments)
             .envs(&spec.env)
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);
@@ -205,6 +237,7 @@ impl Process {
             let (reap, reap_rx) = oneshot::channel::<()>();
             let spawned = Spawned {
                 group: pid,
+                word: child.stdin.take(),
                 stdout: child.stdout.take(),
                 stderr: child.stderr.take(),
                 reap: Some(reap),
@@ -220,6 +253,7 @@ impl Process {
         let (stdout, stderr) = (spawned.stdout.take(), spawned.stderr.take());
         let mut process = Process {
             group: spawned.group,
+            word: spawned.word.take(),
             stdout: None,
             stderr: None,
             exited: Some(exited),
@@ -229,6 +263,14 @@ impl Process {
         process.stdout = stdout.map(ChildStdout::from_std).transpose()?;
         process.stderr = stderr.map(ChildStderr::from_std).transpose()?;
         Ok(process)
+    }
+
+    /// Lets the child begin.
+    fn release(&mut self) {
+        if let Some(mut word) = self.word.take() {
+            // One that has ended meanwhile needs none.
+            let _ = word.write_all(b"go\n");
+        }
     }
 
     /// Waits until the child has ended; it stays a zombie.

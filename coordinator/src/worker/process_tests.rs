@@ -1,5 +1,4 @@
 use super::*;
-use std::path::Path;
 
 fn shell(line: &str) -> Spec {
     Spec {
@@ -49,6 +48,22 @@ async fn output_exit_code_directory_and_environment_are_the_tasks() {
 }
 
 #[tokio::test]
+async fn a_task_that_the_guard_does_not_know_yet_has_not_begun() {
+    let folder = tempfile::tempdir().unwrap();
+    let mark = folder.path().join("mark");
+    let spec = shell(&format!("echo begun > {}", mark.display()));
+    let mut killed = Process::spawn(&spec).await.unwrap();
+    // What the kernel does to a worker that is killed before it told the guard: the pipe's end closes.
+    drop(killed.word.take());
+    killed.exited().await;
+    assert!(!mark.exists(), "it ran though nobody could have ended it");
+    let mut released = Process::spawn(&spec).await.unwrap();
+    released.release();
+    released.exited().await;
+    assert_eq!(std::fs::read_to_string(mark).unwrap(), "begun\n");
+}
+
+#[tokio::test]
 async fn processor_time_is_measured() {
     let ran = ran(shell("i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done")).await;
     let cpu = ran.cpu.unwrap();
@@ -70,6 +85,10 @@ async fn what_can_not_be_started_says_why() {
         missing.error.as_ref().unwrap().contains("\"no-such-program-anywhere\" can't be started"),
         "{missing:?}"
     );
+    let plain = tempfile::NamedTempFile::new().unwrap();
+    spec.argv = vec![plain.path().display().to_string()];
+    let forbidden = ran(spec.clone()).await.error.unwrap();
+    assert!(forbidden.contains("can't be started: Permission denied"), "{forbidden}");
     spec.argv = vec!["true".into()];
     spec.cwd = Some("/no/such/folder".into());
     let nowhere = ran(spec).await;
@@ -167,19 +186,33 @@ async fn cancelling_and_killing_stop_it() {
 #[tokio::test]
 async fn a_run_dropped_at_any_moment_of_its_start_leaves_no_process() {
     let folder = tempfile::tempdir().unwrap();
-    let mut spec = shell("echo $$ > pid.part; mv pid.part pid; exec sleep 600");
-    spec.cwd = Some(folder.path().to_str().unwrap().into());
+    let mark = folder.path().join("pid").display().to_string();
+    let spec = shell(&format!("echo $$ > {mark}; exec sleep 600"));
     let (guard, stop) = (Guard::default(), Stop::default());
-    let pid_file = folder.path().join("pid");
     for _ in 0..20 {
         let mut starting = Box::pin(run(&spec, &guard, &stop));
         // Polled once: the thread is asked to start the process, nothing has arrived.
         assert!(futures_util::poll!(&mut starting).is_pending());
-        let pid = pid_in(&pid_file).await;
+        let mut pid = None;
+        until("the process is there", || {
+            pid = with_argument(&mark);
+            pid.is_some()
+        })
+        .await;
         drop(starting);
-        until("the process is gone", || !runs(&pid)).await;
-        std::fs::remove_file(&pid_file).unwrap();
+        until("the process is gone", || !runs(pid.as_ref().unwrap())).await;
+        assert!(!Path::new(&mark).exists(), "it began before anybody could have ended it");
     }
+}
+
+/// A process of whose command line this is a part.
+fn with_argument(part: &str) -> Option<String> {
+    let names = std::fs::read_dir("/proc").unwrap().flatten().map(|e| e.file_name().into_string().unwrap());
+    let mut pids = names.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
+    pids.find(|pid| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains(part) && runs(pid)
+    })
 }
 
 #[tokio::test]

@@ -192,7 +192,7 @@ fn admin() -> Vec<Endpoint> {
             .refuses(&[InvalidState]),
         post("/api/admin/rejoin", ADMINISTER, "Lets a failed or removed node begin anew as a new member.")
             .takes::<wire::Rejoin>()
-            .gives::<wire::MemberChanged>(202, "It begins anew.")
+            .gives::<wire::RejoinStarted>(202, "It begins anew, behind this answer.")
             .refuses(&[InvalidState, Unavailable]),
         repair::<repairs::SnapshotTaken>("/api/admin/snapshot", "Takes a snapshot now."),
         repair::<repairs::Rebuilt>("/api/admin/rebuild_db", "Makes this node's database again."),
