@@ -67,6 +67,8 @@ fn a_follower_tells_of_the_leaders_death_and_a_stopped_node_ends_its_streams() {
         let (leader_id, witness) = (cluster.place(leader).id.clone(), others[0]);
         let listening = Listening::to(cluster.place(witness).url("/api/events"), None);
         listening.until("leader_changed", &leader_id).await;
+        // Only what was there can be told to have gone.
+        listening.until("peer_reachable", &leader_id).await;
         let second = Listening::to(cluster.place(others[1]).url("/api/events"), None);
 
         cluster.kill9(leader);
