@@ -14,6 +14,7 @@ pub mod config;
 pub mod error;
 pub mod http;
 pub mod metrics;
+pub mod metrics_page;
 pub mod performance;
 pub mod task;
 pub mod worker;
