@@ -183,6 +183,20 @@ pub enum HealthStatus {
     Failing,
 }
 
+impl HealthStatus {
+    /// Every verdict.
+    pub const ALL: [HealthStatus; 3] = [HealthStatus::Ok, HealthStatus::Degraded, HealthStatus::Failing];
+
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            HealthStatus::Ok => "ok",
+            HealthStatus::Degraded => "degraded",
+            HealthStatus::Failing => "failing",
+        }
+    }
+}
+
 /// One check of `GET /api/health`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Check {
@@ -330,7 +344,8 @@ pub struct Report {
     pub operations: Operations,
     /// Progress of the threads.
     pub progress: Progress,
-    /// Totals since the process started: `submitted`, `completed`, `failed`, `retried`, `expired`.
+    /// Totals since the process started: `submitted`, `completed`, `failed`,
+    /// `cancelled`, `retried`, `expired`.
     #[serde(default)]
     pub totals: BTreeMap<String, u64>,
     /// Work done since the process started, and how long it took.

@@ -15,6 +15,7 @@ pub mod error;
 pub mod event;
 pub mod http;
 pub mod metrics;
+pub mod metrics_page;
 pub mod performance;
 pub mod task;
 pub mod unique;

@@ -90,12 +90,15 @@ metrics! {
     RAFT_APPLIED_INDEX = Gauge "holdfast.raft.applied.index" "{entry}" [] "Highest index applied to the machine.";
     RAFT_LAST_INDEX = Gauge "holdfast.raft.last.index" "{entry}" [] "Last index of the log.";
     RAFT_SNAPSHOT_INDEX = Gauge "holdfast.raft.snapshot.index" "{entry}" [] "Index of the newest snapshot.";
-    RAFT_PROPOSALS = Counter "holdfast.raft.proposals" "{proposal}" ["outcome"] "Proposed commands by outcome: applied, dropped, unknown.";
-    RAFT_PROPOSAL_DURATION = Histogram "holdfast.raft.proposal.duration" "s" [] "From a command's proposal to its reply.", LATENCY;
+    RAFT_PROPOSALS = Counter "holdfast.raft.proposals" "{command}" ["outcome"] "Proposed commands by outcome: applied, dropped (nothing was done), unknown (leadership or time ran out in flight).";
+    RAFT_PROPOSAL_DURATION = Histogram "holdfast.raft.proposal.duration" "s" [] "From the first proposal in a log entry to the replies of all its commands, on the node that proposed it.", LATENCY;
+    RAFT_COMMIT_DURATION = Histogram "holdfast.raft.commit.duration" "s" [] "From the first proposal in a log entry to its commit, on the node that proposed it.", LATENCY;
     RAFT_ENTRY_COMMANDS = Histogram "holdfast.raft.entry.commands" "{command}" [] "Commands packed into one log entry.", COUNT;
     RAFT_ELECTIONS = Counter "holdfast.raft.elections" "{election}" [] "Elections this node started.";
     RAFT_READS = Counter "holdfast.raft.reads" "{read}" ["outcome"] "Linearizable reads by outcome: served, expired.";
     APPLY_DURATION = Histogram "holdfast.raft.apply.duration" "s" [] "Time to apply one batch of entries.", LATENCY;
+    HEALTH_CHECK = Gauge "holdfast.health.check" "{check}" ["check", "state"] "1 for the present state of each check of `GET /api/health` (ok, degraded, failing), 0 for each other.";
+    MAINTENANCE = Gauge "holdfast.maintenance" "{cluster}" [] "1 while the cluster is in maintenance: no task is accepted or assigned.";
     LOG_SYNC_DURATION = Histogram "holdfast.log.sync.duration" "s" [] "Time of one synced log write.", LATENCY;
     LOG_SYNC_ENTRIES = Histogram "holdfast.log.sync.entries" "{entry}" [] "Log entries made durable by one sync.", COUNT;
     PEER_RTT = Gauge "holdfast.peer.rtt" "s" ["peer"] "Smoothed round trip to a peer.";
@@ -110,6 +113,7 @@ metrics! {
     TASKS_SUBMITTED = Counter "holdfast.tasks.submitted" "{task}" [] "Tasks accepted.";
     TASKS_COMPLETED = Counter "holdfast.tasks.completed" "{task}" [] "Tasks completed.";
     TASKS_FAILED = Counter "holdfast.tasks.failed" "{task}" [] "Tasks failed for good.";
+    TASKS_CANCELLED = Counter "holdfast.tasks.cancelled" "{task}" [] "Tasks cancelled.";
     TASKS_RETRIED = Counter "holdfast.tasks.retried" "{task}" [] "Attempts that will be followed by another.";
     TASKS_EXPIRED = Counter "holdfast.tasks.expired" "{lease}" [] "Leases ended because their worker fell silent or the time limit passed.";
     TASK_QUEUE_WAIT = Histogram "holdfast.task.queue.wait" "s" [] "From submission or retry time to assignment.", DURATION;
@@ -124,6 +128,8 @@ metrics! {
     INTEGRITY_DAMAGED = Gauge "holdfast.integrity.damaged" "{part}" ["part"] "1 while the last check of this part found damage.";
     INTEGRITY_LAST_CHECK = Gauge "holdfast.integrity.last.check.timestamp" "s" ["part"] "Unix time of the last whole check of this part, 0 before any.";
     MENDS = Counter "holdfast.mends" "{repair}" ["part", "outcome"] "What the node repaired of itself, unasked: its database (db) or its newest snapshot file (snapshot), by outcome: mended, failed.";
+    BACKUPS = Counter "holdfast.backups" "{backup}" ["outcome"] "Backups asked of this node by outcome: sent (the archive went out whole), failed.";
+    BACKUP_LAST = Gauge "holdfast.backup.last.timestamp" "s" [] "Unix time of the state in the last backup that this node sent whole; 0 before any. It outlives restarts.";
     STORE_APPLIED_INDEX = Gauge "holdfast.store.applied.index" "{entry}" [] "Highest log index whose effects DuckDB holds.";
     STORE_LAG = Gauge "holdfast.store.lag" "{entry}" [] "Entries DuckDB is behind the machine.";
     STORE_BATCH = Histogram "holdfast.store.batch" "{effect}" [] "Effects written to DuckDB in one transaction.", COUNT;
@@ -137,11 +143,15 @@ metrics! {
     PROCESS_CPU = Counter "holdfast.process.cpu.time" "s" [] "CPU time this process has used.";
     PROCESS_MEMORY = Gauge "holdfast.process.memory" "By" [] "Resident memory of this process.";
     PROCESS_FDS = Gauge "holdfast.process.open.fds" "{fd}" [] "Open file descriptors.";
+    PROCESS_FDS_LIMIT = Gauge "holdfast.process.max.fds" "{fd}" [] "The limit on open file descriptors.";
+    PROCESS_MEMORY_LIMIT = Gauge "holdfast.process.memory.limit" "By" [] "Resident memory at which this node refuses new tasks (max_memory_mb).";
     PROCESS_THREADS = Gauge "holdfast.process.threads" "{thread}" [] "Threads of this process.";
     DISK_FREE = Gauge "holdfast.disk.free" "By" [] "Free bytes on the data directory's file system.";
+    DISK_SIZE = Gauge "holdfast.disk.size" "By" [] "Size of the data directory's file system.";
+    DATA_SIZE = Gauge "holdfast.data.size" "By" [] "Bytes in the data directory.";
     MONITOR_SCRAPE_DURATION = Histogram "holdfast.monitor.scrape.duration" "s" ["node"] "Time to scrape one node.", LATENCY;
     MONITOR_SCRAPE_FAILURES = Counter "holdfast.monitor.scrape.failures" "{scrape}" ["node", "kind"] "Failed scrapes by node and kind of failure.";
-    MONITOR_ANOMALIES = Gauge "holdfast.monitor.anomalies" "{anomaly}" ["kind", "node"] "Findings active now.";
+    MONITOR_ANOMALIES = Gauge "holdfast.monitor.anomalies" "{anomaly}" ["kind", "node", "severity"] "Findings active now; a finding that ended leaves no series behind.";
     MONITOR_ROUND_DURATION = Histogram "holdfast.monitor.round.duration" "s" [] "Time of one round over all nodes.", LATENCY;
     MONITOR_NODES = Gauge "holdfast.monitor.nodes" "{node}" ["state"] "Nodes by what the monitor knows of them: reporting, unknown, down.";
     MONITOR_DETECTION_DELAY = Histogram "holdfast.monitor.detection.delay" "s" ["kind"] "From the first round that showed a fault to its finding.", DURATION;
@@ -150,6 +160,9 @@ metrics! {
     RECOVERY_DURATION = Histogram "holdfast.recovery.duration" "s" ["kind"] "From the first sight of a fault to its verified repair.", DURATION;
     RECOVERY_DENIALS = Counter "holdfast.recovery.gate.denials" "{denial}" ["gate"] "Plans that a gate of the policy denied.";
     RECOVERY_BRAKE = Gauge "holdfast.recovery.brake" "{brake}" [] "1 while the brake is on.";
+    RECOVERY_HALTED = Gauge "holdfast.recovery.halted" "{daemon}" [] "1 while the audit can't be written, and therefore nothing is repaired.";
+    RECOVERY_FAULTS = Gauge "holdfast.recovery.faults" "{fault}" ["kind"] "Faults that the last round left open.";
+    RECOVERY_ROUND_DURATION = Histogram "holdfast.recovery.round.duration" "s" [] "Time of one round: look, decide, write down, act.", DURATION;
     RECOVERY_LAST_ACTION = Gauge "holdfast.recovery.last.action.timestamp" "s" [] "Unix time of the last step taken, 0 before any.";
 }
 

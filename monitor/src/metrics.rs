@@ -27,8 +27,10 @@ pub enum MetricsError {
     Encode(#[from] prometheus::Error),
 }
 
-/// Active findings by kind and node, read when somebody scrapes.
-type Active = Arc<Mutex<BTreeMap<(&'static str, String), u64>>>;
+/// Active findings, read when somebody scrapes.
+type Active = Arc<Mutex<Counted>>;
+/// How many, by kind, node and severity.
+type Counted = BTreeMap<(&'static str, String, &'static str), u64>;
 
 /// The instruments, and the registry they show in.
 #[derive(Debug)]
@@ -109,15 +111,16 @@ fn label(node: &NodeView) -> String {
     node.node_id.clone().unwrap_or_else(|| UNIDENTIFIED.to_owned())
 }
 
-fn count_active(findings: &[Finding], nodes: &[NodeView]) -> BTreeMap<(&'static str, String), u64> {
+fn count_active(findings: &[Finding], nodes: &[NodeView]) -> Counted {
     let mut active = BTreeMap::new();
     for finding in findings {
+        let (kind, severity) = (finding.kind.as_str(), finding.severity.as_str());
         if finding.nodes.is_empty() {
-            *active.entry((finding.kind.as_str(), String::new())).or_default() += 1;
+            *active.entry((kind, String::new(), severity)).or_default() += 1;
         }
         for name in &finding.nodes {
             let node = nodes.iter().find(|n| n.name() == name).map_or_else(|| name.clone(), label);
-            *active.entry((finding.kind.as_str(), node)).or_default() += 1;
+            *active.entry((kind, node, severity)).or_default() += 1;
         }
     }
     active
@@ -131,9 +134,13 @@ fn observe_active(meter: &Meter, active: Active) {
         .with_unit(metric.unit)
         .with_description(metric.help)
         .with_callback(move |observer| {
-            for ((kind, node), count) in active.lock().iter() {
-                observer
-                    .observe(*count, &[KeyValue::new("kind", *kind), KeyValue::new("node", node.clone())]);
+            for ((kind, node, severity), count) in active.lock().iter() {
+                let labels = [
+                    KeyValue::new("kind", *kind),
+                    KeyValue::new("node", node.clone()),
+                    KeyValue::new("severity", *severity),
+                ];
+                observer.observe(*count, &labels);
             }
         })
         .build();

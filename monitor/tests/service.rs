@@ -121,7 +121,7 @@ async fn the_cluster_view_shows_a_crash_and_a_return() {
     assert_eq!(found["anomalies"][0]["kind"], "process_crash");
     assert_eq!(found["anomalies"][0]["nodes"][0], "node-3");
     let metrics = monitor.text("/metrics").await;
-    let series = r#"holdfast_monitor_anomalies{kind="process_crash",node="node-3"} 1"#;
+    let series = r#"holdfast_monitor_anomalies{kind="process_crash",node="node-3",severity="critical"} 1"#;
     assert!(metrics.contains(series), "{metrics}");
     assert!(metrics.contains(r#"holdfast_monitor_nodes{state="down"} 1"#), "{metrics}");
     let back = StagedNode::start_at(&gone.address, Answer::Hang).await;

@@ -247,6 +247,7 @@ impl Driver {
 
     /// One round: look, decide, write, act.
     pub async fn round(&mut self) -> Decision {
+        let began = self.clock.now();
         let look = self.observer.look(&self.clock).await;
         let confirm_pause = self.pause(Pace::Confirming);
         let round = Round {
@@ -282,7 +283,11 @@ impl Driver {
             published.nodes_reporting = look.reports().count();
             published.blind = decision.blind;
         }
+        let halted = self.shared.published.read().halted.is_some();
         self.carry_out(&decision.start).await;
+        let took = self.clock.now().duration_since(began).unsigned_abs();
+        let open: Vec<_> = decision.plans.iter().map(|plan| plan.kind).collect();
+        self.shared.metrics.round_ended(took, &open, halted);
         decision
     }
 

@@ -1,6 +1,7 @@
 //! The daemon's metrics, all of them fed by the audit's records.
 
 use crate::error::RecoveryError;
+use crate::fault::FaultKind;
 use crate::record::{Phase, Record};
 use api::metrics as declared;
 use opentelemetry::KeyValue;
@@ -18,6 +19,9 @@ pub struct Metrics {
     denials: Counter<u64>,
     brake: Gauge<u64>,
     last_action: Gauge<f64>,
+    halted: Gauge<u64>,
+    faults: Gauge<u64>,
+    round: Histogram<f64>,
 }
 
 impl Metrics {
@@ -37,12 +41,10 @@ impl Metrics {
         let metrics = Metrics {
             attempts: counter(&meter, &declared::RECOVERY_ATTEMPTS),
             outcomes: counter(&meter, &declared::RECOVERY_OUTCOMES),
-            duration: meter
-                .f64_histogram(declared::RECOVERY_DURATION.name)
-                .with_unit(declared::RECOVERY_DURATION.unit)
-                .with_description(declared::RECOVERY_DURATION.help)
-                .with_boundaries(declared::RECOVERY_DURATION.boundaries.to_vec())
-                .build(),
+            duration: histogram(&meter, &declared::RECOVERY_DURATION),
+            round: histogram(&meter, &declared::RECOVERY_ROUND_DURATION),
+            halted: gauge(&meter, &declared::RECOVERY_HALTED),
+            faults: gauge(&meter, &declared::RECOVERY_FAULTS),
             denials: counter(&meter, &declared::RECOVERY_DENIALS),
             brake: gauge(&meter, &declared::RECOVERY_BRAKE),
             last_action: meter
@@ -66,6 +68,17 @@ impl Metrics {
     /// When a step was last taken, Unix milliseconds; 0 before any.
     pub fn show_last_action(&self, at_ms: u64) {
         self.last_action.record(at_ms as f64 / 1000.0, &[]);
+    }
+
+    /// What a round left: how long it took, the kinds of the faults that are open, and whether
+    /// repairs are halted.
+    pub fn round_ended(&self, took: std::time::Duration, open: &[FaultKind], halted: bool) {
+        self.round.record(took.as_secs_f64(), &[]);
+        self.halted.record(u64::from(halted), &[]);
+        for kind in FaultKind::ALL {
+            let count = open.iter().filter(|open| **open == kind).count();
+            self.faults.record(count as u64, &[KeyValue::new("kind", kind.as_str())]);
+        }
     }
 
     /// Counts what a record tells.
@@ -101,6 +114,15 @@ impl Metrics {
 
 fn counter(meter: &Meter, metric: &declared::Metric) -> Counter<u64> {
     meter.u64_counter(metric.name).with_unit(metric.unit).with_description(metric.help).build()
+}
+
+fn histogram(meter: &Meter, metric: &declared::Metric) -> Histogram<f64> {
+    meter
+        .f64_histogram(metric.name)
+        .with_unit(metric.unit)
+        .with_description(metric.help)
+        .with_boundaries(metric.boundaries.to_vec())
+        .build()
 }
 
 fn gauge(meter: &Meter, metric: &declared::Metric) -> Gauge<u64> {

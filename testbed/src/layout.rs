@@ -158,6 +158,11 @@ impl Layout {
         ports
     }
 
+    /// Every port that can be needed.
+    pub fn every_port(&self) -> Vec<(u16, String)> {
+        self.ports(true)
+    }
+
     /// Writes the recovery daemon's config: it may start each coordinator's process again.
     pub fn write_recovery_config(&self, coordinator: &Path) -> Result<(), Error> {
         let nodes: Vec<_> = self

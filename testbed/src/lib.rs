@@ -21,9 +21,11 @@ pub mod load;
 pub mod ports;
 pub mod process;
 pub mod record;
+pub mod scrape;
 pub mod suite;
 pub mod up;
 pub mod wait;
+pub mod whole;
 
 pub use cluster::Cluster;
 pub use error::Error;

@@ -157,6 +157,9 @@ pub enum Lifetime {
     /// The system kills it when the thread that started it ends. The thread, not the process:
     /// start such a process only from a thread that lives as long as it should.
     WithParent,
+    /// The system asks it to end (SIGTERM) when the thread that started it ends: for a process that
+    /// has others to end first.
+    AskedWithParent,
 }
 
 /// A process that we started.
@@ -247,6 +250,9 @@ fn set_lifetime(command: &mut Command, lifetime: Lifetime) {
             }
             Lifetime::WithParent => {
                 rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+            }
+            Lifetime::AskedWithParent => {
+                rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
             }
         }
         Ok(())

@@ -129,17 +129,22 @@ impl Stage {
     }
 }
 
-/// Sends an archive piece by piece; a receiver that goes away ends it. `kept` lives as long.
-pub fn stream(stage: Stage, kept: impl Send + 'static) -> mpsc::Receiver<std::io::Result<Bytes>> {
+/// Sends an archive piece by piece; a receiver that goes away ends it. `ended` is told whether all
+/// of it was taken.
+pub fn stream(
+    stage: Stage,
+    ended: impl FnOnce(bool) + Send + 'static,
+) -> mpsc::Receiver<std::io::Result<Bytes>> {
     let (sender, receiver) = mpsc::channel(4);
     tokio::task::spawn_blocking(move || {
         let failed = sender.clone();
         let pieces = std::io::BufWriter::with_capacity(PIECE_BYTES, Pieces(sender));
-        if let Err(error) = stage.write(pieces) {
+        let written = stage.write(pieces);
+        ended(written.is_ok());
+        if let Err(error) = written {
             // A body that breaks off is seen as such by whoever reads it.
             let _ = failed.blocking_send(Err(error));
         }
-        drop(kept);
     });
     receiver
 }

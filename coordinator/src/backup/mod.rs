@@ -6,6 +6,7 @@
 //! restored from it is another cluster that happens to have the same tasks.
 
 mod archive;
+pub mod last;
 mod restore;
 
 pub use archive::{Stage, Verified, stream, verify};

@@ -237,7 +237,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn metrics_are_measured() {
+    fn what_the_process_uses_is_measured() {
         let first = ProcessSample::first().unwrap();
         assert!(first.memory_bytes > 1 << 20 && first.memory_total_bytes > first.memory_bytes, "{first:?}");
         assert!(first.open_fds >= 3 && first.threads >= 1 && first.max_fds >= first.open_fds, "{first:?}");

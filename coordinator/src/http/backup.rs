@@ -5,7 +5,7 @@ use super::App;
 use super::extract::Params;
 use super::problem::{ApiError, ApiResult};
 use super::read::Freshness;
-use crate::backup::{Stage, stream};
+use crate::backup::{Stage, last, stream};
 use api::ErrorCode;
 use axum::Router;
 use axum::body::Body;
@@ -36,12 +36,25 @@ async fn backup(State(app): State<App>, Params(query): Params<Freshness>) -> Api
         operation.says("sending the archive");
         (stage, operation)
     });
+    let failed = |code, why: String| {
+        app.telemetry.backup_failed();
+        ApiError::new(code, why)
+    };
     let (stage, operation) =
-        made.await.map_err(|e| ApiError::new(ErrorCode::Internal, format!("the backup broke off: {e}")))?;
-    let stage = stage.map_err(|e| ApiError::new(ErrorCode::Unavailable, e.to_string()))?;
+        made.await.map_err(|e| failed(ErrorCode::Internal, format!("the backup broke off: {e}")))?;
+    let stage = stage.map_err(|e| failed(ErrorCode::Unavailable, e.to_string()))?;
+    let (telemetry, data_dir) = (app.telemetry.clone(), app.config.data_dir.clone());
+    let created_at = stage.manifest().created_at;
+    let ended = move |whole: bool| {
+        drop(operation);
+        match whole {
+            true => last::note(&data_dir, created_at, &telemetry),
+            false => telemetry.backup_failed(),
+        }
+    };
     let name = format!("holdfast-{}.tar", stage.manifest().index);
     tracing::info!(index = stage.manifest().index, files = stage.manifest().files.len(), "a backup is sent");
-    let body = Body::from_stream(tokio_stream::wrappers::ReceiverStream::new(stream(stage, operation)));
+    let body = Body::from_stream(tokio_stream::wrappers::ReceiverStream::new(stream(stage, ended)));
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-tar"));

@@ -118,7 +118,22 @@ pub struct Parts {
     pub(crate) store_queries: Arc<Semaphore>,
 }
 
+/// The way from a metric's callback to the node, which lives on in nobody's callback.
+#[derive(Clone)]
+pub(crate) struct WeakApp(std::sync::Weak<Parts>);
+
+impl WeakApp {
+    /// The node, while it is there.
+    pub(crate) fn get(&self) -> Option<App> {
+        self.0.upgrade().map(App)
+    }
+}
+
 impl App {
+    pub(crate) fn downgrade(&self) -> WeakApp {
+        WeakApp(Arc::downgrade(&self.0))
+    }
+
     /// Puts the parts together. `sampler` must be running for resources to be true.
     pub fn new(
         node: Node,

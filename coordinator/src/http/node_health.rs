@@ -198,7 +198,7 @@ fn findings(app: &App) -> Vec<String> {
     found.map(|check| format!("{}: {}", check.part, check.detail)).collect()
 }
 
-fn vitals(app: &App) -> Vitals {
+pub(crate) fn vitals(app: &App) -> Vitals {
     Vitals {
         view: app.node.view(),
         applied_index: app.node.applied_index(),

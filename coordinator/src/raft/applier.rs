@@ -74,6 +74,8 @@ pub struct ToApply {
     pub entry: Entry,
     /// Empty where another node proposed it.
     pub waiters: Vec<Waiter>,
+    /// When the first of its commands was proposed, if it was here.
+    pub since: Option<Instant>,
     /// What a change of the membership made of Raft's sets.
     pub conf: Option<ConfOutcome>,
 }
@@ -216,6 +218,7 @@ impl Applier {
         let started = Instant::now();
         let count = batch.len();
         let mut answers = Vec::new();
+        let mut proposed = Vec::new();
         let mut index = 0;
         let mut members = None;
         {
@@ -230,6 +233,7 @@ impl Applier {
                         vec![reply]
                     }
                 };
+                proposed.extend(item.since.map(|since| (since, item.waiters.len())));
                 answers.extend(
                     item.waiters
                         .into_iter()
@@ -249,6 +253,9 @@ impl Applier {
         for (waiter, applied) in answers {
             // Whoever waited may have given up; the command is applied all the same.
             let _ = waiter.send(Ok(applied));
+        }
+        for (since, commands) in proposed {
+            self.telemetry.answered(commands, since.elapsed());
         }
         failpoint!("apply_after_answer");
         self.inbox.tell(Input::Applied(index));

@@ -386,7 +386,7 @@ impl<O: OlderEntries> Driver<O> {
             }
             Err(refused) => {
                 let error = NodeError::from(refused);
-                self.telemetry.proposal(ProposalOutcome::Dropped, since.elapsed());
+                self.telemetry.proposals_ended(ProposalOutcome::Dropped, waiters.len());
                 waiters.into_iter().for_each(|w| drop(w.send(Err(error.clone()))));
             }
         }
@@ -418,13 +418,15 @@ impl<O: OlderEntries> Driver<O> {
                 .apply
                 .into_iter()
                 .map(|committed| {
-                    let waiters = committed.tag.and_then(|tag| waiting.proposals.remove(&tag));
-                    if let Some((_, since)) = &waiters {
-                        self.telemetry.proposal(ProposalOutcome::Applied, since.elapsed());
+                    let proposed = committed.tag.and_then(|tag| waiting.proposals.remove(&tag));
+                    let since = proposed.as_ref().map(|(_, since)| *since);
+                    if let Some(since) = since {
+                        self.telemetry.committed(since.elapsed());
                     }
                     ToApply {
                         entry: committed.entry,
-                        waiters: waiters.map(|(w, _)| w).unwrap_or_default(),
+                        waiters: proposed.map(|(waiters, _)| waiters).unwrap_or_default(),
+                        since,
                         conf: committed.conf,
                     }
                 })
@@ -450,14 +452,14 @@ impl<O: OlderEntries> Driver<O> {
         turn.expired_reads.iter().for_each(|_| self.telemetry.read(ReadOutcome::Expired));
         waiting.answer_reads(&turn.expired_reads, Err(NodeError::NoLeader));
         for tag in turn.lost {
-            if let Some((waiters, since)) = waiting.proposals.remove(&tag) {
-                self.telemetry.proposal(ProposalOutcome::Dropped, since.elapsed());
+            if let Some((waiters, _)) = waiting.proposals.remove(&tag) {
+                self.telemetry.proposals_ended(ProposalOutcome::Dropped, waiters.len());
                 waiters.into_iter().for_each(|w| drop(w.send(Err(NodeError::NotLeader))));
             }
         }
         for tag in turn.unknown {
-            if let Some((waiters, since)) = waiting.proposals.remove(&tag) {
-                self.telemetry.proposal(ProposalOutcome::Unknown, since.elapsed());
+            if let Some((waiters, _)) = waiting.proposals.remove(&tag) {
+                self.telemetry.proposals_ended(ProposalOutcome::Unknown, waiters.len());
                 waiters.into_iter().for_each(|w| drop(w.send(Err(NodeError::UnknownOutcome))));
             }
         }

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// The distributions.
 pub(crate) struct Histograms {
     pub(crate) proposal: Histogram<f64>,
+    pub(crate) commit: Histogram<f64>,
     pub(crate) entry_commands: Histogram<u64>,
     pub(crate) apply: Histogram<f64>,
     pub(crate) log_sync: Histogram<f64>,
@@ -26,6 +27,7 @@ impl Histograms {
     pub(crate) fn new(meter: &Meter) -> Self {
         Histograms {
             proposal: durations(meter, &metrics::RAFT_PROPOSAL_DURATION),
+            commit: durations(meter, &metrics::RAFT_COMMIT_DURATION),
             entry_commands: counts(meter, &metrics::RAFT_ENTRY_COMMANDS),
             apply: durations(meter, &metrics::APPLY_DURATION),
             log_sync: durations(meter, &metrics::LOG_SYNC_DURATION),
@@ -153,6 +155,11 @@ pub(crate) fn observe_counters(meter: &Meter, counters: &Arc<Counters>) {
     labelled(&metrics::SNAPSHOT_FETCHES, "outcome", |c| {
         ["fetched", "failed"].into_iter().zip(c.snapshot_fetches.iter().map(load)).collect()
     });
+    labelled(&metrics::BACKUPS, "outcome", |c| {
+        ["sent", "failed"].into_iter().zip(c.backups.iter().map(load)).collect()
+    });
+    let backup = Arc::clone(counters);
+    gauge_f64(meter, &metrics::BACKUP_LAST, move || plain(load(&backup.last_backup_unix_ms) as f64 / 1000.0));
     observe_integrity(meter, counters);
     let mends = Arc::clone(counters);
     counter(meter, &metrics::MENDS, move || {
@@ -176,6 +183,7 @@ pub(crate) fn observe_counters(meter: &Meter, counters: &Arc<Counters>) {
     single(&metrics::TASKS_SUBMITTED, |c| &c.submitted);
     single(&metrics::TASKS_COMPLETED, |c| &c.completed);
     single(&metrics::TASKS_FAILED, |c| &c.failed);
+    single(&metrics::TASKS_CANCELLED, |c| &c.cancelled);
     single(&metrics::TASKS_RETRIED, |c| &c.retried);
     single(&metrics::TASKS_EXPIRED, |c| &c.expired);
     single(&metrics::SNAPSHOT_FAILURES, |c| &c.snapshot_failures);

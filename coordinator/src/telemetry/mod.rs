@@ -73,8 +73,12 @@ pub(crate) struct Counters {
     pub(crate) submitted: AtomicU64,
     pub(crate) completed: AtomicU64,
     pub(crate) failed: AtomicU64,
+    pub(crate) cancelled: AtomicU64,
     pub(crate) retried: AtomicU64,
     pub(crate) expired: AtomicU64,
+    /// Sent, failed.
+    pub(crate) backups: [AtomicU64; 2],
+    pub(crate) last_backup_unix_ms: AtomicU64,
     pub(crate) snapshot_bytes: AtomicU64,
     pub(crate) snapshot_failures: AtomicU64,
     pub(crate) snapshot_fetches: [AtomicU64; 2],
@@ -182,13 +186,37 @@ impl Telemetry {
         self.histograms.apply.record(took.as_secs_f64(), &[]);
     }
 
-    /// A proposal ended. The time counts where its reply is known.
-    pub fn proposal(&self, outcome: ProposalOutcome, took: Duration) {
-        self.counters.proposals[outcome as usize].fetch_add(1, Ordering::Relaxed);
-        if outcome == ProposalOutcome::Applied {
-            self.histograms.proposal.record(took.as_secs_f64(), &[]);
-            self.counters.work.commit.record(took);
-        }
+    /// So many commands of one entry ended without a reply that tells what became of them.
+    pub fn proposals_ended(&self, outcome: ProposalOutcome, commands: usize) {
+        self.counters.proposals[outcome as usize].fetch_add(commands as u64, Ordering::Relaxed);
+    }
+
+    /// The commands of an entry were answered, so long after the first of them was proposed.
+    pub fn answered(&self, commands: usize, took: Duration) {
+        self.proposals_ended(ProposalOutcome::Applied, commands);
+        self.histograms.proposal.record(took.as_secs_f64(), &[]);
+    }
+
+    /// An entry was committed, so long after its first command was proposed.
+    pub fn committed(&self, took: Duration) {
+        self.histograms.commit.record(took.as_secs_f64(), &[]);
+        self.counters.work.commit.record(took);
+    }
+
+    /// A backup was sent whole; `unix_ms` is the time of the state in it.
+    pub fn backup_sent(&self, unix_ms: u64) {
+        self.counters.backups[0].fetch_add(1, Ordering::Relaxed);
+        self.backup_known(unix_ms);
+    }
+
+    /// A backup was asked for, and did not go out whole.
+    pub fn backup_failed(&self) {
+        self.counters.backups[1].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A backup of an earlier run is known.
+    pub fn backup_known(&self, unix_ms: u64) {
+        self.counters.last_backup_unix_ms.fetch_max(unix_ms, Ordering::Relaxed);
     }
 
     /// A linearizable read ended.
@@ -286,6 +314,7 @@ impl Telemetry {
                 }
                 Effect::TaskFinished { state: TaskState::Completed, .. } => count(&self.counters.completed),
                 Effect::TaskFinished { state: TaskState::Failed, .. } => count(&self.counters.failed),
+                Effect::TaskFinished { state: TaskState::Cancelled, .. } => count(&self.counters.cancelled),
                 _ => {}
             }
         }
@@ -311,6 +340,7 @@ impl Telemetry {
             ("submitted", &counters.submitted),
             ("completed", &counters.completed),
             ("failed", &counters.failed),
+            ("cancelled", &counters.cancelled),
             ("retried", &counters.retried),
             ("expired", &counters.expired),
         ]

@@ -1,13 +1,14 @@
 //! Gauges of what stands somewhere anyway: read when somebody asks for `/metrics`, never before.
 
 use super::instruments::{counter, counter_f64, gauge, gauge_f64, plain};
-use crate::health::Sampler;
+use crate::health::{self, Sampler};
 use crate::http::App;
+use crate::http::node_health::vitals;
 use crate::live::Live;
 use crate::members::steward::forgotten;
 use crate::node::{Node, RaftView};
 use crate::store::Store;
-use api::cluster::{PeerStatus, Role};
+use api::cluster::{Check, HealthStatus, PeerStatus, Role};
 use api::metrics::{self, Metric};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Meter;
@@ -28,6 +29,26 @@ pub fn register(app: &App) {
     machine(meter, &app.node);
     store(meter, &app.node, &app.store);
     process(meter, &app.sampler);
+    verdicts(meter, app);
+    crate::backup::last::recall(&app.config.data_dir, &app.telemetry);
+}
+
+/// What the node says of its own health, and what it has been told.
+fn verdicts(meter: &Meter, app: &App) {
+    let checked = app.downgrade();
+    gauge(meter, &metrics::HEALTH_CHECK, move || {
+        let checks = checked.get().map(|app| health::overall(&vitals(&app)).checks).unwrap_or_default();
+        let one_hot = |check: &Check, state: HealthStatus| {
+            let labels =
+                vec![KeyValue::new("check", check.name.clone()), KeyValue::new("state", state.as_str())];
+            (u64::from(check.status == state), labels)
+        };
+        checks.iter().flat_map(|check| HealthStatus::ALL.map(|state| one_hot(check, state))).collect()
+    });
+    let limited = app.live.clone();
+    gauge(meter, &metrics::PROCESS_MEMORY_LIMIT, move || plain(limited.config().max_memory_mb * 1024 * 1024));
+    let maintained = app.node.clone();
+    gauge(meter, &metrics::MAINTENANCE, move || plain(u64::from(maintained.machine().maintenance().enabled)));
 }
 
 fn connections(meter: &Meter, app: &App) {
@@ -141,5 +162,8 @@ fn process(meter: &Meter, sampler: &Sampler) {
     of_process(&metrics::PROCESS_MEMORY, |resources| resources.memory_bytes);
     of_process(&metrics::PROCESS_FDS, |resources| resources.open_fds);
     of_process(&metrics::PROCESS_THREADS, |resources| resources.threads);
+    of_process(&metrics::PROCESS_FDS_LIMIT, |resources| resources.max_fds);
     of_process(&metrics::DISK_FREE, |resources| resources.disk_free_bytes);
+    of_process(&metrics::DISK_SIZE, |resources| resources.disk_total_bytes);
+    of_process(&metrics::DATA_SIZE, |resources| resources.data_dir_bytes);
 }

@@ -81,10 +81,12 @@ mod tests {
     #[test]
     fn the_report_counts_what_was_done() {
         let telemetry = Telemetry::new("n1").unwrap();
-        telemetry.proposal(ProposalOutcome::Applied, Duration::from_millis(2));
-        telemetry.proposal(ProposalOutcome::Applied, Duration::from_secs(60));
-        telemetry.proposal(ProposalOutcome::Dropped, Duration::from_millis(1));
-        telemetry.proposal(ProposalOutcome::Unknown, Duration::from_secs(5));
+        for took in [Duration::from_millis(2), Duration::from_secs(60)] {
+            telemetry.committed(took);
+            telemetry.answered(1, took);
+        }
+        telemetry.proposals_ended(ProposalOutcome::Dropped, 1);
+        telemetry.proposals_ended(ProposalOutcome::Unknown, 1);
         telemetry.read(ReadOutcome::Served);
         telemetry.log_sync(Duration::from_micros(300), 3);
         telemetry.http_request("/x", "GET", 200, Duration::from_millis(1));

@@ -12,8 +12,11 @@ fn what_is_recorded_can_be_scraped_under_its_declared_name() {
     let telemetry = telemetry();
     telemetry.log_sync(Duration::from_micros(300), 3);
     telemetry.applied(Duration::from_micros(30));
-    telemetry.proposal(ProposalOutcome::Applied, Duration::from_millis(2));
-    telemetry.proposal(ProposalOutcome::Unknown, Duration::from_secs(5));
+    telemetry.committed(Duration::from_millis(2));
+    telemetry.answered(7, Duration::from_millis(3));
+    telemetry.proposals_ended(ProposalOutcome::Unknown, 2);
+    telemetry.backup_known(1_700_000_000_500);
+    telemetry.backup_failed();
     telemetry.read(ReadOutcome::Served);
     telemetry.entry_commands(12);
     telemetry.election();
@@ -25,9 +28,13 @@ fn what_is_recorded_can_be_scraped_under_its_declared_name() {
     for expected in [
         "holdfast_log_sync_duration_seconds_bucket{le=\"0.0005\"} 1",
         "holdfast_log_sync_entries_count 1",
-        "holdfast_raft_proposals_total{outcome=\"applied\"} 1",
+        "holdfast_raft_commit_duration_seconds_bucket{le=\"0.0025\"} 1",
+        "holdfast_raft_proposal_duration_seconds_bucket{le=\"0.0025\"} 0",
+        "holdfast_backup_last_timestamp_seconds 1700000000.5",
+        "holdfast_backups_total{outcome=\"failed\"} 1",
+        "holdfast_raft_proposals_total{outcome=\"applied\"} 7",
         "holdfast_raft_proposals_total{outcome=\"dropped\"} 0",
-        "holdfast_raft_proposals_total{outcome=\"unknown\"} 1",
+        "holdfast_raft_proposals_total{outcome=\"unknown\"} 2",
         "holdfast_raft_proposal_duration_seconds_count 1",
         "holdfast_raft_reads_total{outcome=\"served\"} 1",
         "holdfast_raft_elections_total 1",
