@@ -316,6 +316,8 @@ async fn the_stream_sends_what_changed_and_nothing_else() {
     let mut stream = Watch::open(&monitor, "/api/stream", Some("another-run-5")).await;
     let everything = stream.batch().await;
     assert_eq!((names(&everything)[0], everything.len()), ("resync", 9));
+    let mut stream = Watch::open(&monitor, "/api/stream?page=plain", None).await;
+    assert_eq!(names(&stream.batch().await), ["verdict", "round"]);
 
     let mut stream = Watch::open(&monitor, "/api/stream?node=node-2", None).await;
     assert_eq!(names(&stream.batch().await), ["verdict", "node", "round"]);
