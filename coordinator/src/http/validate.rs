@@ -104,7 +104,7 @@ pub fn new_batch(
     let mut places = BTreeMap::new();
     for (place, spec) in specs.iter().enumerate() {
         if let Some(first) = places.insert(spec.task_id.as_str(), place) {
-            faults.add(&format!("tasks[{place}].task_id"), format!("is that of tasks[{first}] too"));
+            faults.add(format!("tasks[{place}].task_id"), format!("is that of tasks[{first}] too"));
         }
     }
     faults.or(specs)
@@ -123,7 +123,7 @@ pub fn worker(register: Register) -> Result<WorkerSpec, Faults> {
         faults.add("types", format!("has {} entries; must have 1 to {MAX_TYPES}", register.types.len()));
     }
     for (place, kind) in register.types.iter().take(MAX_TYPES).enumerate() {
-        text(&format!("types[{place}]"), kind, MAX_KIND_BYTES, &mut faults);
+        text(format!("types[{place}]"), kind, MAX_KIND_BYTES, &mut faults);
     }
     if let Some(host) = &register.host {
         text("host", host, MAX_TEXT_BYTES, &mut faults);
@@ -312,10 +312,10 @@ fn check_command(path: impl Display, config: &str, faults: &mut Faults) {
             let inner = inner.rfind(" at line ").map_or(inner.as_str(), |end| &inner[..end]);
             match (e.path().to_string().as_str(), inner) {
                 ("command", _) => {
-                    faults.add(&format!("{path}.command"), "must be a string or a list of strings");
+                    faults.add(format!("{path}.command"), "must be a string or a list of strings");
                 }
                 (".", why) => faults.add(path, format!("is not valid for a command task: {why}")),
-                (field, why) => faults.add(&format!("{path}.{field}"), format!("is not valid: {why}")),
+                (field, why) => faults.add(format!("{path}.{field}"), format!("is not valid: {why}")),
             }
             return;
         }
@@ -333,15 +333,15 @@ fn check_command(path: impl Display, config: &str, faults: &mut Faults) {
         _ => {}
     }
     if parsed.cwd.as_deref().is_some_and(|cwd| cwd.is_empty() || cwd.contains('\0')) {
-        faults.add(&format!("{path}.cwd"), "is not a directory name");
+        faults.add(format!("{path}.cwd"), "is not a directory name");
     }
     for (key, value) in &parsed.env {
         if key.is_empty() || key.contains(['=', '\0']) || value.contains('\0') {
-            faults.add(&format!("{path}.env"), format!("has `{key}`, which no environment can hold"));
+            faults.add(format!("{path}.env"), format!("has `{key}`, which no environment can hold"));
         }
     }
     if parsed.output_limit_bytes.is_some_and(|bytes| bytes > MAX_OUTPUT_BYTES) {
-        faults.add(&format!("{path}.output_limit_bytes"), format!("must be at most {MAX_OUTPUT_BYTES}"));
+        faults.add(format!("{path}.output_limit_bytes"), format!("must be at most {MAX_OUTPUT_BYTES}"));
     }
 }
 
@@ -354,9 +354,9 @@ fn text(path: impl Display, value: &str, most_bytes: usize, faults: &mut Faults)
 fn pairs(path: impl Display, map: &BTreeMap<String, String>, faults: &mut Faults) {
     count(&path, map.len(), faults);
     for (key, value) in map.iter().take(MAX_ENTRIES) {
-        text(&format!("{path}.{}", shown(key)), key, MAX_TEXT_BYTES, faults);
+        text(format!("{path}.{}", shown(key)), key, MAX_TEXT_BYTES, faults);
         if let Some(why) = name::fault_of_text(value, MAX_TEXT_BYTES) {
-            faults.add(&format!("{path}.{}", shown(key)), why);
+            faults.add(format!("{path}.{}", shown(key)), why);
         }
     }
 }
@@ -364,7 +364,7 @@ fn pairs(path: impl Display, map: &BTreeMap<String, String>, faults: &mut Faults
 fn amounts(path: impl Display, map: &BTreeMap<String, u64>, faults: &mut Faults) {
     count(&path, map.len(), faults);
     for key in map.keys().take(MAX_ENTRIES) {
-        text(&format!("{path}.{}", shown(key)), key, MAX_TEXT_BYTES, faults);
+        text(format!("{path}.{}", shown(key)), key, MAX_TEXT_BYTES, faults);
     }
 }
 
