@@ -1,18 +1,18 @@
-//! Routes. Everything is a GET, and everything is answered from the last round: a browser never
-//! makes the monitor ask a node.
+//! Routes. Everything is a GET, and everything here is answered from the last round; only pages of
+//! tasks, workers and log lines (`view`) make the monitor ask a node, within bounds.
 
 mod history;
 
-use crate::pages::{self, Seen};
+use crate::pages::Seen;
 use crate::service::Shared;
 use crate::stream::Watched;
+use crate::view;
 use api::{ErrorCode, Problem};
-use askama::Template;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::header::{self, HeaderName, HeaderValue};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::{KeepAlive, Sse};
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use serde::Deserialize;
@@ -21,13 +21,12 @@ use std::time::Duration;
 
 /// Nothing but our own files, and nobody may put us in a frame.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
-    img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+    img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 
 /// The routes.
 pub fn router(shared: Arc<Shared>) -> Router {
     Router::new()
-        .route("/", get(cluster_page))
-        .route("/nodes/{id}", get(node_page))
+        .merge(view::routes())
         .route("/api/cluster", get(cluster))
         .route("/api/anomalies", get(anomalies))
         .route("/api/stream", get(stream))
@@ -59,14 +58,7 @@ async fn secure(mut response: Response) -> Response {
     response
 }
 
-fn page(status: StatusCode, page: &impl Template) -> Response {
-    match page.render() {
-        Ok(html) => (status, Html(html)).into_response(),
-        Err(error) => problem(Problem::new(ErrorCode::Internal, format!("the page can't be drawn: {error}"))),
-    }
-}
-
-fn problem(problem: Problem) -> Response {
+pub(crate) fn problem(problem: Problem) -> Response {
     let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let content_type = [(header::CONTENT_TYPE, "application/problem+json")];
     (status, content_type, serde_json::to_string(&problem).unwrap_or_default()).into_response()
@@ -75,33 +67,6 @@ fn problem(problem: Problem) -> Response {
 /// Before the first round there is nothing to show.
 fn not_yet() -> Problem {
     Problem::new(ErrorCode::Unavailable, "the first round is not over yet")
-}
-
-fn message(shared: &Shared, status: StatusCode, heading: &str, text: &str) -> Response {
-    page(status, &pages::message_page(shared.interval, heading, text))
-}
-
-async fn cluster_page(State(shared): State<Arc<Shared>>) -> Response {
-    match shared.seen() {
-        Some(seen) => page(StatusCode::OK, &pages::cluster_page(&seen)),
-        None => message(
-            &shared,
-            StatusCode::SERVICE_UNAVAILABLE,
-            "The first round is not over yet",
-            "The nodes are being asked. This page has something to show in a moment.",
-        ),
-    }
-}
-
-async fn node_page(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
-    let found = shared.seen().and_then(|seen| pages::node_page(&seen, &id));
-    match found {
-        Some(found) => page(StatusCode::OK, &found),
-        None => {
-            let text = format!("This monitor watches no node named {}.", crate::report::shorten(&id, 80));
-            message(&shared, StatusCode::NOT_FOUND, "No such node", &text)
-        }
-    }
 }
 
 async fn cluster(State(shared): State<Arc<Shared>>) -> Response {
@@ -121,6 +86,7 @@ async fn anomalies(State(shared): State<Arc<Shared>>) -> Response {
 #[derive(Debug, Deserialize)]
 struct StreamQuery {
     node: Option<String>,
+    page: Option<String>,
     last: Option<String>,
 }
 
@@ -137,7 +103,11 @@ async fn stream(
     // The browser's own header is newer than the address it first asked for.
     let from_header = headers.get("last-event-id").and_then(|v| v.to_str().ok());
     let last_id = from_header.or(query.last.as_deref());
-    let watched = query.node.map_or(Watched::Cluster, Watched::Node);
+    let watched = match (query.node, query.page.as_deref()) {
+        (Some(node), _) => Watched::Node(node),
+        (None, Some("plain")) => Watched::Plain,
+        (None, _) => Watched::Cluster,
+    };
     let events = shared.hub.watch(place, watched, last_id, shared.end.clone());
     let keep_alive = KeepAlive::new().interval(Duration::from_secs(10));
     Sse::new(events).keep_alive(keep_alive).into_response()
@@ -154,7 +124,12 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
 
 async fn asset(State(shared): State<Arc<Shared>>, Path(name): Path<String>, headers: HeaderMap) -> Response {
     let Some(asset) = web::asset(&name) else {
-        return message(&shared, StatusCode::NOT_FOUND, "No such file", "There is no file of that name.");
+        return view::message(
+            &shared,
+            StatusCode::NOT_FOUND,
+            "No such file",
+            "There is no file of that name.",
+        );
     };
     let etag = asset.etag();
     let caching = [(header::CACHE_CONTROL, "no-cache".to_owned()), (header::ETAG, etag.clone())];
@@ -170,7 +145,7 @@ async fn unknown(State(shared): State<Arc<Shared>>, request: Request) -> Respons
         return problem(Problem::new(ErrorCode::UnknownEndpoint, path));
     }
     let text = format!("There is nothing at {path}.");
-    message(&shared, StatusCode::NOT_FOUND, "No such page", &text)
+    view::message(&shared, StatusCode::NOT_FOUND, "No such page", &text)
 }
 
 async fn wrong_method(request: Request) -> Response {

@@ -11,6 +11,7 @@
 //! blindness into a statement about a node, and it never adds up what replicas each hold whole.
 
 pub mod audit_feed;
+pub mod chronicle;
 pub mod config;
 pub mod detectors;
 pub mod events;
@@ -25,6 +26,7 @@ pub mod scrape;
 pub mod service;
 pub mod snapshot;
 pub mod stream;
+mod view;
 
 pub use config::MonitorConfig;
 pub use observer::Observer;

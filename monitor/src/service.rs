@@ -2,6 +2,7 @@
 //! leaves nothing open.
 
 use crate::audit_feed::{self, AuditFeed};
+use crate::chronicle::{self, Chronicle};
 use crate::config::MonitorConfig;
 use crate::events::EventLog;
 use crate::history::sample::{OwnFigures, Sampling, above_info};
@@ -13,6 +14,7 @@ use crate::observer::{Observer, Round};
 use crate::pages::{self, Seen};
 use crate::scrape::{Scraper, ScraperError};
 use crate::stream::Hub;
+use crate::view::Asker;
 use jiff::Timestamp;
 use parking_lot::RwLock;
 use std::net::SocketAddr;
@@ -24,6 +26,8 @@ use tokio_util::sync::CancellationToken;
 
 /// The file of history in the output directory.
 const HISTORY_FILE: &str = "history.duckdb";
+/// How far back findings of earlier runs are shown.
+const REMEMBERED_HOURS: i64 = 30 * 24;
 /// How long open connections may take to end.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(3);
 /// The least time between two questions to the recovery daemon.
@@ -79,6 +83,8 @@ pub struct Shared {
     pub metrics: MonitorMetrics,
     /// Cancelled when everything is to end.
     pub end: CancellationToken,
+    /// Asks the coordinators what a page wants to know.
+    pub asker: Asker,
     seen: RwLock<Option<Arc<Seen>>>,
     audit: RwLock<Option<AuditFeed>>,
 }
@@ -88,6 +94,7 @@ impl Shared {
     pub fn new(
         interval: Duration,
         history: History,
+        asker: Asker,
         end: CancellationToken,
     ) -> Result<Arc<Self>, MetricsError> {
         let boot = format!("{:x}", Timestamp::now().as_nanosecond());
@@ -97,6 +104,7 @@ impl Shared {
             history,
             metrics: MonitorMetrics::new()?,
             end,
+            asker,
             seen: RwLock::default(),
             audit: RwLock::default(),
         }))
@@ -120,6 +128,7 @@ pub struct Service {
     config: MonitorConfig,
     listener: TcpListener,
     scraper: Scraper,
+    asker: Asker,
     journal: Option<Journal>,
     history: History,
 }
@@ -132,11 +141,12 @@ impl Service {
             TcpListener::bind(address).await.map_err(|why| ServiceError::Listen { address, why })?;
         let access = api::http::Access::from_flags(config.token_file.as_deref(), config.ca.as_deref())
             .map_err(ScraperError::from)?;
+        let asker = Asker::new(access.clone(), config.secure)?;
         let scraper = Scraper::with_access(config.nodes.clone(), config.timeout, access, config.secure)?;
         let journal = config.output_dir.as_deref().map(Journal::open).transpose()?;
         let file = config.output_dir.as_deref().map(|folder| folder.join(HISTORY_FILE));
         let history = History::open(file.as_deref(), &config.history)?;
-        Ok(Service { config, listener, scraper, journal, history })
+        Ok(Service { config, listener, scraper, asker, journal, history })
     }
 
     /// Where it listens.
@@ -146,7 +156,7 @@ impl Service {
 
     /// Watches and serves until `end` is cancelled.
     pub async fn run(self, end: CancellationToken) -> Result<(), ServiceError> {
-        let shared = Shared::new(self.config.interval, self.history.clone(), end.clone())?;
+        let shared = Shared::new(self.config.interval, self.history.clone(), self.asker, end.clone())?;
         // However this function is left, nothing it started goes on.
         let _guard = end.clone().drop_guard();
         let app = http::router(shared.clone());
@@ -201,6 +211,7 @@ async fn rounds(
     let mut observer = Observer::new(config.limits.clone(), config.interval.as_secs_f64());
     let mut log = EventLog::default();
     let mut sampling = Sampling::default();
+    let mut chronicle = remembered(shared).await;
     let mut ticks = tokio::time::interval(config.interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -227,15 +238,30 @@ async fn rounds(
             late_ms: late.as_secs_f64() * 1_000.0,
         };
         shared.history.record(past(&mut sampling, &round, own));
+        chronicle.take(&round);
         log.extend(round.events);
         shared.show(Seen {
             snapshot: round.snapshot,
             findings: round.findings,
             events: log.latest_first().cloned().collect(),
+            chronicle: chronicle.clone(),
             audit: shared.audit.read().clone(),
             has_recovery: config.recovery.is_some(),
             interval: config.interval,
         });
+    }
+}
+
+/// What earlier runs of this monitor found.
+async fn remembered(shared: &Shared) -> Chronicle {
+    let now = Timestamp::now();
+    let from = now.checked_sub(jiff::SignedDuration::from_hours(REMEMBERED_HOURS)).unwrap_or(now);
+    match shared.history.findings(from, now, chronicle::MAX_PAST).await {
+        Ok(findings) => Chronicle::recall(&findings),
+        Err(error) => {
+            tracing::warn!(%error, "what was found before is not known");
+            Chronicle::default()
+        }
     }
 }
 

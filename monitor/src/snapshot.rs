@@ -213,6 +213,12 @@ pub struct Memory {
     nodes: BTreeMap<String, Remembered>,
     led_at: Option<Timestamp>,
     began_at: Option<Timestamp>,
+    /// Who led last in which term, and since when where that was seen.
+    #[serde(default)]
+    led: Option<(String, u64, Option<Timestamp>)>,
+    /// True where anybody reported in the last round.
+    #[serde(default)]
+    heard: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -225,14 +231,26 @@ impl Memory {
     /// Takes from `snapshot` what is worth keeping. Bounded by the configured addresses.
     pub fn learn(&mut self, snapshot: &ClusterSnapshot) {
         self.began_at.get_or_insert(snapshot.at);
-        if snapshot.leader.is_some() {
+        self.heard = snapshot.reporting().next().is_some();
+        if let Some(leader) = &snapshot.leader {
             self.led_at = Some(snapshot.at);
+            self.led = Some((leader.clone(), snapshot.highest_term, snapshot.leader_since));
         }
         for node in &snapshot.nodes {
             if let (Some(node_id), Some(last_report_at)) = (&node.node_id, node.last_report_at) {
                 let kept = Remembered { node_id: node_id.clone(), last_report_at };
                 self.nodes.insert(node.address.clone(), kept);
             }
+        }
+    }
+}
+
+impl Memory {
+    /// Since when that node leads that term; none where the change was not seen.
+    fn leads_since(&self, leader: &str, term: u64, now: Timestamp) -> Option<Timestamp> {
+        match &self.led {
+            Some((led, led_term, since)) if led == leader && *led_term == term => *since,
+            _ => self.heard.then_some(now),
         }
     }
 }
@@ -252,6 +270,9 @@ pub struct ClusterSnapshot {
     pub nodes: Vec<NodeView>,
     /// Node id of the leader, if one is certain.
     pub leader: Option<String>,
+    /// Since when it leads; none where the observer did not see the change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader_since: Option<Timestamp>,
     /// Everyone who claims to lead.
     pub leaders: Vec<LeaderClaim>,
     /// Seconds since a leader was last seen; none while there is one.
@@ -285,6 +306,7 @@ impl ClusterSnapshot {
             [only] if cluster_ids.len() <= 1 => Some(only.node_id.clone()),
             _ => None,
         };
+        let leader_since = leader.as_deref().and_then(|l| memory.leads_since(l, highest_term, at));
         let spokesman = spokesman(&nodes, leader.as_deref());
         let quorum = spokesman.map(|(_, report)| quorum(&nodes, report)).unwrap_or_default();
         let work = spokesman.map(|(node, report)| Work {
@@ -308,6 +330,7 @@ impl ClusterSnapshot {
             severity: Severity::Info,
             nodes,
             leader,
+            leader_since,
             leaders,
             leaderless_seconds,
             highest_term,

@@ -32,6 +32,8 @@ pub enum Watched {
     Cluster,
     /// The page of the node of that name.
     Node(String),
+    /// A page whose parts don't come with the stream: the sentence and the rounds.
+    Plain,
 }
 
 #[derive(Debug)]
@@ -139,14 +141,16 @@ impl Hub {
         };
         match watched {
             Watched::Cluster => state.cluster.iter().for_each(|(id, kept)| add(id, kept)),
-            Watched::Node(name) => {
+            Watched::Node(_) | Watched::Plain => {
                 if let Some(kept) = state.cluster.get("verdict") {
                     add("verdict", kept);
                 }
-                if let Some(kept) = state.nodes.get(name) {
-                    add("node", kept);
-                }
             }
+        }
+        if let Watched::Node(name) = watched
+            && let Some(kept) = state.nodes.get(name)
+        {
+            add("node", kept);
         }
         let mut round = state.round.clone();
         let age_ms = state.drawn_at.map_or(0, |at| at.elapsed().as_millis() as u64);

@@ -121,7 +121,7 @@ async fn the_cluster_view_shows_a_crash_and_a_return() {
     assert_eq!(found["anomalies"][0]["kind"], "process_crash");
     assert_eq!(found["anomalies"][0]["nodes"][0], "node-3");
     let metrics = monitor.text("/metrics").await;
-    let series = r#"holdfast_monitor_anomalies{kind="process_crash",node="node-3",severity="critical"} 1"#;
+    let series = r#"holdfast_monitor_anomalies{kind="process_crash",node="node-3",severity="warning"} 1"#;
     assert!(metrics.contains(series), "{metrics}");
     assert!(metrics.contains(r#"holdfast_monitor_nodes{state="down"} 1"#), "{metrics}");
     let back = StagedNode::start_at(&gone.address, Answer::Hang).await;
@@ -316,6 +316,8 @@ async fn the_stream_sends_what_changed_and_nothing_else() {
     let mut stream = Watch::open(&monitor, "/api/stream", Some("another-run-5")).await;
     let everything = stream.batch().await;
     assert_eq!((names(&everything)[0], everything.len()), ("resync", 9));
+    let mut stream = Watch::open(&monitor, "/api/stream?page=plain", None).await;
+    assert_eq!(names(&stream.batch().await), ["verdict", "round"]);
 
     let mut stream = Watch::open(&monitor, "/api/stream?node=node-2", None).await;
     assert_eq!(names(&stream.batch().await), ["verdict", "node", "round"]);

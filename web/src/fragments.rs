@@ -150,8 +150,10 @@ pub struct LinkCell {
     pub to: String,
     /// None on the diagonal.
     pub mark: Option<Mark>,
-    /// Round trip, or the silence.
+    /// The silence, or the clocks' offset.
     pub detail: String,
+    /// How long the round trip is beside the others, 1 (short) to 4; 0 where there is none.
+    pub heat: u8,
 }
 
 /// A row of the matrix.
@@ -167,6 +169,8 @@ pub struct LinkRow {
 #[derive(Debug, Clone, Template)]
 #[template(path = "links.html")]
 pub struct Links {
+    /// The whole of it in a sentence.
+    pub summary: Mark,
     /// Names of the columns.
     pub columns: Vec<String>,
     /// The rows.
@@ -182,6 +186,8 @@ pub struct Count {
     pub count: String,
     /// Of the largest count, 0 to 100.
     pub percent: u8,
+    /// Where they are listed; empty where they are not.
+    pub href: String,
 }
 
 /// Tasks and workers.
@@ -205,16 +211,31 @@ pub struct Work {
 pub struct FindingRow {
     /// Its kind, in words.
     pub title: String,
+    /// Its page.
+    pub href: String,
     /// How bad.
     pub mark: Mark,
-    /// Whom it concerns.
-    pub nodes: String,
+    /// Whom it concerns, each with its page.
+    pub nodes: Vec<(String, String)>,
     /// Since when.
     pub since: Moment,
-    /// For how long, in rounds.
-    pub rounds: u32,
+    /// For how long, in words; empty where that changes all the time.
+    pub lasted: String,
     /// What was seen.
     pub evidence: Vec<String>,
+    /// What the recovery daemon did or would do.
+    pub answers: Vec<Answer>,
+}
+
+/// What the recovery daemon says to a finding.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// `would do`, `did`, `denied`.
+    pub mark: Mark,
+    /// What.
+    pub text: String,
+    /// All it wrote about it; empty where there is nothing more.
+    pub href: String,
 }
 
 /// What is wrong.
@@ -223,6 +244,20 @@ pub struct FindingRow {
 pub struct Findings {
     /// The worst first.
     pub rows: Vec<FindingRow>,
+    /// What is said where there are none.
+    pub empty: String,
+}
+
+/// What was wrong and is no more.
+#[derive(Debug, Clone, Template)]
+#[template(path = "past.html")]
+pub struct Past {
+    /// The latest first.
+    pub rows: Vec<FindingRow>,
+    /// Since when this monitor would know.
+    pub since: Moment,
+    /// How many older ones are kept and not shown.
+    pub older: usize,
 }
 
 /// An event.
@@ -250,15 +285,40 @@ pub struct Events {
 #[derive(Debug, Clone)]
 pub struct ActionRow {
     /// When.
-    pub at: String,
+    pub at: Moment,
     /// Of which kind of fault.
     pub kind: String,
     /// On which nodes.
     pub nodes: String,
     /// What phase.
-    pub phase: String,
+    pub phase: Mark,
     /// More about it.
     pub detail: String,
+    /// What showed it.
+    pub evidence: Vec<String>,
+    /// Everything it wrote about that fault; empty where it is about none.
+    pub href: String,
+}
+
+/// What the recovery daemon would do now.
+#[derive(Debug, Clone)]
+pub struct PlanRow {
+    /// The fault.
+    pub title: String,
+    /// On which nodes.
+    pub nodes: String,
+    /// Where it stands.
+    pub standing: Mark,
+    /// Why it stands there.
+    pub why: String,
+    /// The steps, in words.
+    pub steps: Vec<String>,
+    /// What shows the fault.
+    pub evidence: Vec<String>,
+    /// For how long it is known.
+    pub age: String,
+    /// Everything it wrote about it.
+    pub href: String,
 }
 
 /// The recovery daemon, as far as it answers.
@@ -269,8 +329,31 @@ pub struct Recovery {
     pub url: Option<String>,
     /// Whether it answers.
     pub mark: Mark,
+    /// The brake; none where it does not say.
+    pub brake: Option<Mark>,
+    /// More about how it stands.
+    pub facts: Vec<Fact>,
+    /// What it would do now.
+    pub plans: Vec<PlanRow>,
     /// Its last records, the latest first.
     pub rows: Vec<ActionRow>,
+    /// True where the whole of it is shown.
+    pub whole: bool,
+    /// How many records are not shown.
+    pub older: usize,
+}
+
+/// What the recovery daemon wrote about one fault.
+#[derive(Debug, Clone)]
+pub struct RecoveryCase {
+    /// The fault's id.
+    pub id: String,
+    /// In words.
+    pub title: String,
+    /// The latest first.
+    pub rows: Vec<ActionRow>,
+    /// Why there are none.
+    pub empty: String,
 }
 
 /// A name and a value.
@@ -329,6 +412,10 @@ pub struct Node {
     pub links: Vec<LinkCell>,
     /// Its newest checkpoints.
     pub checkpoints: Vec<CheckpointRow>,
+    /// What a person should look at, by its own word.
+    pub warnings: Vec<String>,
+    /// Links to where more can be seen.
+    pub elsewhere: Vec<(String, String)>,
     /// What is wrong with it.
     pub findings: Findings,
 }

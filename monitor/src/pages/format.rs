@@ -47,6 +47,13 @@ pub fn moment(at: Timestamp, now: Timestamp) -> Moment {
     Moment { iso: at.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string(), text }
 }
 
+/// The same to the millisecond.
+pub fn exact_moment(at: Timestamp, now: Timestamp) -> Moment {
+    let mut moment = moment(at, now);
+    moment.text.push_str(&at.strftime(".%3f").to_string());
+    moment
+}
+
 /// The same with a capital.
 pub fn capital(words: &str) -> String {
     let mut letters = words.chars();
@@ -67,6 +74,18 @@ pub fn escape_path(name: &str) -> String {
     path
 }
 
+/// The fields that are not empty as the query of an address.
+pub fn query(fields: &[(&str, &str)]) -> String {
+    let mut query = String::new();
+    for (name, value) in fields.iter().filter(|(_, value)| !value.is_empty()) {
+        query.push(if query.is_empty() { '?' } else { '&' });
+        query.push_str(name);
+        query.push('=');
+        query.push_str(&escape_path(value));
+    }
+    query
+}
+
 /// The first characters of a hash.
 pub fn short_hash(hash: &str) -> String {
     hash.chars().take(8).collect()
@@ -82,6 +101,14 @@ mod tests {
         assert_eq!(groups, ["0", "999", "1,000", "1,204,331"]);
         assert_eq!([0.417, 18.4, 1_240.0, f64::NAN].map(milliseconds), ["0.42 ms", "18 ms", "1.2 s", "–"]);
         assert_eq!((percent_of(1, 1_000_000), percent_of(0, 5), percent_of(5, 5)), (1, 0, 100));
+    }
+
+    #[test]
+    fn a_query_has_only_what_is_there() {
+        assert_eq!(query(&[("a", ""), ("b", "x y&z"), ("c", "1")]), "?b=x%20y%26z&c=1");
+        assert_eq!(query(&[("a", "")]), "");
+        let at: Timestamp = "2026-11-22T10:00:00.5Z".parse().unwrap();
+        assert_eq!(exact_moment(at, at).text, "10:00:00.500");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! PURE. The page of one node.
 
 use super::format::{grouped, milliseconds, percent};
-use super::{Seen, findings, link_cell, table};
+use super::{Seen, escape_path, findings, links, table};
 use crate::report::{Span, bytes, shorten};
 use crate::snapshot::{ClusterSnapshot, NodeView};
 use api::cluster::{HealthStatus, PartHealth, Report};
@@ -22,9 +22,13 @@ pub(super) fn page(seen: &Seen, node: &NodeView) -> Node {
         row: table::row(snapshot, node),
         checks: report.map(checks).unwrap_or_default(),
         groups: report.map(|r| groups(snapshot, node, r)).unwrap_or_default(),
-        links: others.map(|to| link_cell(snapshot, node, to)).collect(),
+        links: others.map(|to| links::cell(snapshot, node, to)).collect(),
         checkpoints: report.map(|r| checkpoints(snapshot, node, r)).unwrap_or_default(),
-        findings: findings(seen, concerned),
+        findings: findings::findings(seen, concerned, "Nothing is wrong with it as far as can be seen."),
+        warnings: report
+            .map(|r| r.status.warnings.iter().take(SHOWN_FACTS).map(|w| shorten(w, 400)).collect())
+            .unwrap_or_default(),
+        elsewhere: vec![("Its log lines".into(), format!("/logs?node={}", escape_path(node.name())))],
     }
 }
 

@@ -56,7 +56,9 @@ fn of_nodes(snapshot: &ClusterSnapshot, findings: &[Finding]) -> (String, Severi
         Some(leader) => {
             let tight = quorum.can_lose == 0 && quorum.voters.len() > 2;
             let severity = if healthy < total || tight { Severity::Warning } else { Severity::Info };
-            (format!("{healthy} of {total} healthy, leader {leader}, can lose {}", quorum.can_lose), severity)
+            let since = since(snapshot).unwrap_or_default();
+            let can_lose = quorum.can_lose;
+            (format!("{healthy} of {total} healthy, leader {leader}{since}, can lose {can_lose}"), severity)
         }
         None if quorum.voters.is_empty() => {
             (format!("{reporting} of {total} report, no cluster founded yet"), Severity::Warning)
@@ -91,6 +93,14 @@ fn of_nodes(snapshot: &ClusterSnapshot, findings: &[Finding]) -> (String, Severi
         severity = severity.max(Severity::Warning);
     }
     (sentence, severity)
+}
+
+/// ` since 14:02`, with the date where that was another day.
+fn since(snapshot: &ClusterSnapshot) -> Option<String> {
+    let since = snapshot.leader_since?;
+    let day = |at: jiff::Timestamp| at.strftime("%Y-%m-%d").to_string();
+    let form = if day(since) == day(snapshot.at) { "%H:%M" } else { "%m-%d %H:%M" };
+    Some(format!(" since {}", since.strftime(form)))
 }
 
 /// A clause for each finding. A crash is in the sentence already, as a node that is down.
