@@ -23,6 +23,9 @@ struct Running {
 fn config(nodes: &[StagedNode]) -> MonitorConfig {
     MonitorConfig {
         secure: false,
+        nodes_file: None,
+        dns: None,
+        follow_members: false,
         token_file: None,
         ca: None,
         nodes: nodes.iter().map(|n| n.address.clone()).collect(),
@@ -31,6 +34,8 @@ fn config(nodes: &[StagedNode]) -> MonitorConfig {
         output_dir: None,
         listen: "127.0.0.1:0".parse().unwrap(),
         recovery: None,
+        prometheus: None,
+        access: monitor::access::AccessConfig::default(),
         limits: Limits::default(),
         history: monitor::history::Settings::default(),
     }
