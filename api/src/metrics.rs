@@ -155,6 +155,11 @@ metrics! {
     MONITOR_ROUND_DURATION = Histogram "holdfast.monitor.round.duration" "s" [] "Time of one round over all nodes.", LATENCY;
     MONITOR_NODES = Gauge "holdfast.monitor.nodes" "{node}" ["state"] "Nodes by what the monitor knows of them: reporting, unknown, down.";
     MONITOR_DETECTION_DELAY = Histogram "holdfast.monitor.detection.delay" "s" ["kind"] "From the first round that showed a fault to its finding.", DURATION;
+    MONITOR_ROUND_LATE = Gauge "holdfast.monitor.round.late" "s" [] "How much later than planned the monitor's last round began.";
+    MONITOR_ROUNDS_DROPPED = Counter "holdfast.monitor.rounds.dropped" "{round}" [] "Rounds of the monitor that were not held because one before them took too long.";
+    MONITOR_HISTORY_SIZE = Gauge "holdfast.monitor.history.size" "By" [] "Size of the monitor's history file, 0 where history lies in memory.";
+    MONITOR_HISTORY_LOST = Counter "holdfast.monitor.history.rounds.lost" "{round}" [] "Rounds that were not written to history: it was too slow or failed.";
+    MONITOR_SOURCES_FAILING = Gauge "holdfast.monitor.discovery.failing" "{source}" [] "Sources of node addresses that could not be read last.";
     RECOVERY_ATTEMPTS = Counter "holdfast.recovery.attempts" "{repair}" ["kind"] "Repairs begun, by kind of fault.";
     RECOVERY_OUTCOMES = Counter "holdfast.recovery.outcomes" "{repair}" ["kind", "outcome"] "Repairs ended, by outcome: repaired, failed, gone, dry_run.";
     RECOVERY_DURATION = Histogram "holdfast.recovery.duration" "s" ["kind"] "From the first sight of a fault to its verified repair.", DURATION;

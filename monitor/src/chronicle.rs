@@ -108,6 +108,7 @@ impl Chronicle {
                 nodes: past.nodes.clone(),
                 severity: severity(&past.severity)?,
                 evidence: past.evidence.clone(),
+                look_at: Vec::new(),
                 since: past.since,
                 rounds: 0,
             };
@@ -275,6 +276,7 @@ mod tests {
                 nodes: node.clone(),
                 severity: crate::snapshot::Severity::Critical,
                 evidence: vec![],
+                look_at: vec![],
                 since: at,
                 rounds: 2,
             };

@@ -1,6 +1,8 @@
 //! Settings: from flags, over those of a file, over the defaults. Every fault is reported at once.
 
+use crate::access::{AccessConfig, AuthUser};
 use crate::detectors::Limits;
+use crate::discovery::MAX_NODES;
 use crate::history;
 use api::config::{self, ConfigError};
 use serde::Deserialize;
@@ -8,8 +10,6 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// The most nodes one monitor asks.
-const MAX_NODES: usize = 64;
 /// Where it listens when it is not told.
 const DEFAULT_LISTEN: &str = "127.0.0.1:8090";
 /// The shortest and the longest interval, seconds.
@@ -22,6 +22,12 @@ pub struct Flags {
     /// The coordinators to watch, `host:port`, separated by spaces or commas.
     #[arg(long, num_args = 1.., value_delimiter = ',', value_name = "HOST:PORT")]
     pub nodes: Vec<String>,
+    /// A file of further addresses, a JSON array or one a line; read again when it changes.
+    #[arg(long, value_name = "FILE")]
+    pub nodes_file: Option<PathBuf>,
+    /// A name all of whose addresses are coordinators; looked up every 10 seconds.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub dns: Option<String>,
     /// Seconds between two rounds; fractions are allowed. [default: 1]
     #[arg(long, value_name = "SECONDS")]
     pub interval: Option<f64>,
@@ -34,6 +40,9 @@ pub struct Flags {
     /// The recovery daemon, to show what it did last.
     #[arg(long, value_name = "URL")]
     pub recovery: Option<String>,
+    /// A Prometheus-compatible server that scrapes the coordinators: history is read from it.
+    #[arg(long, value_name = "URL")]
+    pub prometheus: Option<String>,
     /// File with the token to show; HOLDFAST_TOKEN holds one where there is no file.
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
@@ -50,15 +59,42 @@ pub struct Flags {
 #[serde(deny_unknown_fields, default)]
 struct InFile {
     nodes: Vec<String>,
+    nodes_file: Option<PathBuf>,
+    dns: Option<String>,
+    follow_members: Option<bool>,
     interval: Option<f64>,
     timeout_seconds: Option<f64>,
     output_dir: Option<PathBuf>,
     listen: Option<String>,
     recovery: Option<String>,
+    prometheus: Option<String>,
+    prometheus_selector: Option<String>,
+    prometheus_token_file: Option<PathBuf>,
     token_file: Option<PathBuf>,
     ca_path: Option<PathBuf>,
     limits: Limits,
     history: history::Settings,
+    enable_auth: bool,
+    auth_users: Vec<AuthUser>,
+    access_token_file: Option<PathBuf>,
+    enable_tls: bool,
+    cert_path: Option<PathBuf>,
+    key_path: Option<PathBuf>,
+    host_names: Vec<String>,
+}
+
+/// Which of a server's series are coordinators', where the config does not say.
+const DEFAULT_SELECTOR: &str = "job=~\".*coordinator.*\"";
+
+/// A Prometheus-compatible server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PrometheusConfig {
+    /// Its address.
+    pub url: String,
+    /// The labels, in PromQL, that choose the coordinators' series.
+    pub selector: String,
+    /// File with the token to show it.
+    pub token_file: Option<PathBuf>,
 }
 
 /// The settings in force.
@@ -66,6 +102,12 @@ struct InFile {
 pub struct MonitorConfig {
     /// The nodes to ask, `host:port`, each once.
     pub nodes: Vec<String>,
+    /// A file of further nodes.
+    pub nodes_file: Option<PathBuf>,
+    /// A name whose addresses are nodes.
+    pub dns: Option<String>,
+    /// True where members that the cluster's leader names are asked, too.
+    pub follow_members: bool,
     /// True where they are asked by https.
     pub secure: bool,
     /// File with the token to show.
@@ -82,8 +124,12 @@ pub struct MonitorConfig {
     pub listen: SocketAddr,
     /// The recovery daemon's URL without a slash at the end.
     pub recovery: Option<String>,
+    /// A server that history is read from.
+    pub prometheus: Option<PrometheusConfig>,
     /// The detectors' limits.
     pub limits: Limits,
+    /// Who may look, and by TLS or not.
+    pub access: AccessConfig,
     /// How long what is remembered.
     pub history: history::Settings,
 }
@@ -104,7 +150,16 @@ impl MonitorConfig {
                 false
             }
         };
-        let nodes = check_nodes(&given, &mut faults);
+        let nodes_file = flags.nodes_file.or(in_file.nodes_file);
+        let dns = flags.dns.or(in_file.dns);
+        let dns = dns.map(|name| {
+            node_address(&name).unwrap_or_else(|why| {
+                faults.push(ConfigError::invalid("dns", format!("`{name}`: {why}")));
+                String::new()
+            })
+        });
+        let is_elsewhere = nodes_file.is_some() || dns.is_some();
+        let nodes = check_nodes(&given, is_elsewhere, &mut faults);
         let interval_seconds = flags.interval.or(in_file.interval).unwrap_or(1.0);
         if !INTERVAL_SECONDS.contains(&interval_seconds) {
             let (least, most) = (INTERVAL_SECONDS.start(), INTERVAL_SECONDS.end());
@@ -113,7 +168,8 @@ impl MonitorConfig {
                 format!("{interval_seconds} s is not between {least} and {most} s"),
             ));
         }
-        let timeout_seconds = in_file.timeout_seconds.unwrap_or_else(|| interval_seconds.clamp(0.25, 2.0));
+        let timeout_seconds =
+            in_file.timeout_seconds.unwrap_or_else(|| (interval_seconds * 0.8).clamp(0.25, 2.0));
         if !(0.01..=60.0).contains(&timeout_seconds) {
             let message = format!("{timeout_seconds} s is not between 0.01 and 60 s");
             faults.push(ConfigError::invalid("timeout_seconds", message));
@@ -124,8 +180,25 @@ impl MonitorConfig {
             faults.push(ConfigError::invalid("listen", message));
         });
         let recovery = flags.recovery.or(in_file.recovery).map(|url| check_url(&url, &mut faults));
-        if in_file.limits.confirmations == 0 {
-            faults.push(ConfigError::invalid("limits.confirmations", "must be at least 1"));
+        let prometheus = flags.prometheus.or(in_file.prometheus).map(|url| PrometheusConfig {
+            url,
+            selector: in_file.prometheus_selector.unwrap_or_else(|| DEFAULT_SELECTOR.to_owned()),
+            token_file: in_file.prometheus_token_file,
+        });
+        let access = AccessConfig {
+            enable_auth: in_file.enable_auth,
+            auth_users: in_file.auth_users,
+            access_token_file: in_file.access_token_file,
+            enable_tls: in_file.enable_tls,
+            cert_path: in_file.cert_path,
+            key_path: in_file.key_path,
+            host_names: in_file.host_names,
+        };
+        for (key, why) in access.faults() {
+            faults.push(ConfigError::invalid(key, why));
+        }
+        for (key, why) in in_file.limits.faults() {
+            faults.push(ConfigError::invalid(format!("limits.{key}"), why));
         }
         if let Some(why) = in_file.history.fault() {
             faults.push(ConfigError::invalid("history", why));
@@ -133,6 +206,9 @@ impl MonitorConfig {
         match (listen, faults.len()) {
             (Ok(listen), 0) => Ok(MonitorConfig {
                 nodes,
+                nodes_file,
+                dns,
+                follow_members: in_file.follow_members.unwrap_or(true),
                 secure,
                 token_file: flags.token_file.or(in_file.token_file),
                 ca: flags.ca.or(in_file.ca_path),
@@ -141,7 +217,9 @@ impl MonitorConfig {
                 output_dir: flags.output_dir.or(in_file.output_dir),
                 listen,
                 recovery,
+                prometheus,
                 limits: in_file.limits,
+                access,
                 history: in_file.history,
             }),
             (_, 1) => Err(faults.remove(0)),
@@ -151,17 +229,18 @@ impl MonitorConfig {
 }
 
 /// The usable addresses, each once.
-fn check_nodes(given: &[String], faults: &mut Vec<ConfigError>) -> Vec<String> {
+fn check_nodes(given: &[String], is_elsewhere: bool, faults: &mut Vec<ConfigError>) -> Vec<String> {
     let mut nodes: Vec<String> = Vec::new();
     for text in given.iter().map(|n| n.trim()).filter(|n| !n.is_empty()) {
-        match address(text) {
+        match node_address(text) {
             Ok(node) if nodes.contains(&node) => {}
             Ok(node) => nodes.push(node),
             Err(why) => faults.push(ConfigError::invalid("nodes", format!("`{text}`: {why}"))),
         }
     }
-    if given.iter().all(|n| n.trim().is_empty()) {
-        let message = "no node to watch; give --nodes host:port …, or `nodes` in the config file";
+    if !is_elsewhere && given.iter().all(|n| n.trim().is_empty()) {
+        let message =
+            "no node to watch; give --nodes host:port …, --nodes-file, --dns, or `nodes` in the config file";
         faults.push(ConfigError::invalid("nodes", message));
     }
     if nodes.len() > MAX_NODES {
@@ -172,7 +251,7 @@ fn check_nodes(given: &[String], faults: &mut Vec<ConfigError>) -> Vec<String> {
 }
 
 /// `host:port`, where a scheme before it and a slash behind it do no harm.
-fn address(text: &str) -> Result<String, &'static str> {
+pub(crate) fn node_address(text: &str) -> Result<String, &'static str> {
     let bare = text.strip_prefix("https://").or(text.strip_prefix("http://")).unwrap_or(text);
     let bare = bare.strip_suffix('/').unwrap_or(bare);
     let (host, port) = bare.rsplit_once(':').ok_or("has no port; give host:port")?;
@@ -197,7 +276,7 @@ fn check_url(text: &str, faults: &mut Vec<ConfigError>) -> String {
         faults.push(ConfigError::invalid("recovery", why));
         return String::new();
     }
-    match address(text) {
+    match node_address(text) {
         Ok(address) => format!("http://{address}"),
         Err(why) => {
             faults.push(ConfigError::invalid("recovery", format!("`{text}`: {why}")));
@@ -240,6 +319,9 @@ mod tests {
         assert!(error.contains("give --nodes host:port"), "{error}");
         let error = load(&["--nodes", " , "]).unwrap_err();
         assert!(error.contains("no node to watch"), "{error}");
+        assert!(load(&["--dns", "coordinators.internal:8080"]).unwrap().nodes.is_empty());
+        assert!(load(&["--nodes-file", "nodes.txt"]).is_ok());
+        assert!(load(&["--dns", "coordinators"]).unwrap_err().contains("has no port"));
     }
 
     #[test]

@@ -29,6 +29,10 @@ pub enum EventKind {
     NodeReturned,
     /// A node is another process than before.
     NodeRestarted,
+    /// An address is asked from now on.
+    NodeWatched,
+    /// An address is no longer asked.
+    NodeUnwatched,
     /// Something is wrong.
     FindingBegun,
     /// It no longer is.
@@ -45,6 +49,8 @@ impl EventKind {
             EventKind::NodeUnknown => "node unknown",
             EventKind::NodeReturned => "node reports",
             EventKind::NodeRestarted => "node restarted",
+            EventKind::NodeWatched => "node watched",
+            EventKind::NodeUnwatched => "node no longer watched",
             EventKind::FindingBegun => "finding begun",
             EventKind::FindingEnded => "finding ended",
         }

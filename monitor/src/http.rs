@@ -1,10 +1,14 @@
-//! Routes. Everything is a GET, and everything here is answered from the last round; only pages of
-//! tasks, workers and log lines (`view`) make the monitor ask a node, within bounds.
+//! Routes. Everything but the door ([`login`]) is a GET, and everything here is answered from the
+//! last round or from history; only pages of tasks, workers and log lines (`view`) make the monitor
+//! ask a node, within bounds.
 
 mod history;
+mod login;
 
+use crate::own::OwnState;
 use crate::pages::Seen;
 use crate::service::Shared;
+use crate::snapshot::ClusterSnapshot;
 use crate::stream::Watched;
 use crate::view;
 use api::{ErrorCode, Problem};
@@ -15,7 +19,7 @@ use axum::response::sse::{KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,10 +35,12 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route("/api/anomalies", get(anomalies))
         .route("/api/stream", get(stream))
         .merge(history::routes())
+        .merge(login::routes())
         .route("/metrics", get(metrics))
         .route("/static/{name}", get(asset))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
+        .layer(axum::middleware::from_fn_with_state(shared.clone(), login::check))
         .layer(axum::middleware::map_response(secure))
         .with_state(shared)
 }
@@ -69,9 +75,17 @@ fn not_yet() -> Problem {
     Problem::new(ErrorCode::Unavailable, "the first round is not over yet")
 }
 
+/// The cluster, and how the one who says so stands himself.
+#[derive(Serialize)]
+struct ClusterAnswer<'a> {
+    #[serde(flatten)]
+    snapshot: &'a ClusterSnapshot,
+    monitor: &'a OwnState,
+}
+
 async fn cluster(State(shared): State<Arc<Shared>>) -> Response {
     match shared.seen() {
-        Some(seen) => Json(seen.snapshot.as_ref()).into_response(),
+        Some(seen) => Json(ClusterAnswer { snapshot: &seen.snapshot, monitor: &seen.own }).into_response(),
         None => problem(not_yet()),
     }
 }

@@ -10,18 +10,22 @@
 //! Invariant: what was not observed is said to be unknown. The monitor never turns its own
 //! blindness into a statement about a node, and it never adds up what replicas each hold whole.
 
+pub mod access;
 pub mod audit_feed;
 pub mod chronicle;
 pub mod config;
 pub mod detectors;
+pub mod discovery;
 pub mod events;
 pub mod history;
 pub mod http;
 pub mod journal;
 pub mod metrics;
 pub mod observer;
+pub mod own;
 pub mod pages;
 pub mod report;
+pub mod rounds;
 pub mod scrape;
 pub mod service;
 pub mod snapshot;

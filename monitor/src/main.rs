@@ -54,9 +54,10 @@ fn run(config: MonitorConfig) -> anyhow::Result<()> {
             signalled.cancel();
         });
         let nodes = config.nodes.join(", ");
+        let scheme = api::http::scheme(config.access.enable_tls);
         let service = Service::bind(config).await?;
         tracing::info!("watching {nodes}");
-        tracing::info!("cluster view at http://{}/", service.address()?);
+        tracing::info!("cluster view at {scheme}://{}/", service.address()?);
         service.run(end).await?;
         tracing::info!("ended");
         Ok(())

@@ -2,6 +2,7 @@
 
 use crate::detectors::Finding;
 use crate::observer::Round;
+use crate::own::OwnState;
 use crate::report::{NodeReport, seconds_between};
 use crate::snapshot::NodeView;
 use api::metrics as declared;
@@ -42,6 +43,7 @@ pub struct MonitorMetrics {
     round_duration: Histogram<f64>,
     detection_delay: Histogram<f64>,
     nodes: Gauge<u64>,
+    own: Arc<Mutex<OwnState>>,
     // Instruments stop when their provider goes.
     _provider: SdkMeterProvider,
 }
@@ -61,6 +63,8 @@ impl MonitorMetrics {
         gauge(&meter, &declared::BUILD_INFO).record(1, &[KeyValue::new("version", api::VERSION)]);
         let active: Active = Arc::default();
         observe_active(&meter, active.clone());
+        let own: Arc<Mutex<OwnState>> = Arc::default();
+        observe_own(&meter, &own);
         Ok(MonitorMetrics {
             scrape_duration: histogram(&meter, &declared::MONITOR_SCRAPE_DURATION),
             scrape_failures: meter
@@ -73,13 +77,15 @@ impl MonitorMetrics {
             nodes: gauge(&meter, &declared::MONITOR_NODES),
             registry,
             active,
+            own,
             _provider: provider,
         })
     }
 
     /// Counts what one round brought.
-    pub fn take(&self, reports: &[NodeReport], round: &Round, took_seconds: f64) {
-        self.round_duration.record(took_seconds, &[]);
+    pub fn take(&self, reports: &[NodeReport], round: &Round, own: &OwnState) {
+        self.round_duration.record(own.round_ms / 1_000.0, &[]);
+        self.own.lock().clone_from(own);
         for (report, node) in reports.iter().zip(&round.snapshot.nodes) {
             let label = KeyValue::new("node", label(node));
             if let Err(failure) = &report.outcome {
@@ -143,6 +149,51 @@ fn observe_active(meter: &Meter, active: Active) {
                 observer.observe(*count, &labels);
             }
         })
+        .build();
+}
+
+/// The monitor's own figures, read when somebody scrapes.
+fn observe_own(meter: &Meter, own: &Arc<Mutex<OwnState>>) {
+    let number = |metric: &'static declared::Metric, read: fn(&OwnState) -> u64| {
+        let own = own.clone();
+        meter
+            .u64_observable_gauge(metric.name)
+            .with_unit(metric.unit)
+            .with_description(metric.help)
+            .with_callback(move |observer| observer.observe(read(&own.lock()), &[]))
+            .build();
+    };
+    number(&declared::MONITOR_HISTORY_SIZE, |own| own.history.file_bytes);
+    number(&declared::MONITOR_SOURCES_FAILING, |own| {
+        own.sources.iter().filter(|source| source.error.is_some()).count() as u64
+    });
+    number(&declared::PROCESS_MEMORY, |own| own.process.memory_bytes);
+    number(&declared::PROCESS_FDS, |own| own.process.open_fds);
+    number(&declared::PROCESS_THREADS, |own| own.process.threads);
+    let count = |metric: &'static declared::Metric, read: fn(&OwnState) -> u64| {
+        let own = own.clone();
+        meter
+            .u64_observable_counter(metric.name)
+            .with_unit(metric.unit)
+            .with_description(metric.help)
+            .with_callback(move |observer| observer.observe(read(&own.lock()), &[]))
+            .build();
+    };
+    count(&declared::MONITOR_ROUNDS_DROPPED, |own| own.dropped_rounds);
+    count(&declared::MONITOR_HISTORY_LOST, |own| own.history.rounds_lost);
+    let late = own.clone();
+    meter
+        .f64_observable_gauge(declared::MONITOR_ROUND_LATE.name)
+        .with_unit(declared::MONITOR_ROUND_LATE.unit)
+        .with_description(declared::MONITOR_ROUND_LATE.help)
+        .with_callback(move |observer| observer.observe(late.lock().late_ms / 1_000.0, &[]))
+        .build();
+    let cpu = own.clone();
+    meter
+        .f64_observable_counter(declared::PROCESS_CPU.name)
+        .with_unit(declared::PROCESS_CPU.unit)
+        .with_description(declared::PROCESS_CPU.help)
+        .with_callback(move |observer| observer.observe(cpu.lock().process.cpu_seconds, &[]))
         .build();
 }
 

@@ -11,6 +11,7 @@ pub mod findings;
 mod format;
 mod leadership;
 mod links;
+mod login;
 pub mod logs;
 mod node;
 mod output;
@@ -21,11 +22,13 @@ pub mod workers;
 pub use charts::Range;
 pub use daemon::AuditFeed;
 pub(crate) use format::escape_path;
+pub use login::login_page;
 
 use crate::chronicle::Chronicle;
 use crate::detectors::Finding;
 use crate::events::{Event, EventKind};
 use crate::history::Answer;
+use crate::own::OwnState;
 use crate::report::{Span, seconds_between};
 use crate::snapshot::{ClusterSnapshot, Severity};
 use api::task::TaskState;
@@ -64,6 +67,8 @@ pub struct Seen {
     pub has_recovery: bool,
     /// Between two rounds.
     pub interval: Duration,
+    /// How the monitor itself stands.
+    pub own: OwnState,
 }
 
 /// The parts of all pages, drawn anew.

@@ -1,4 +1,4 @@
-//! IO: asks every node for its report, all at once.
+//! IO: asks every node for its report, all at once, at most [`MAX_IN_FLIGHT`] in flight.
 //!
 //! Each node has its own time-out and its own pooled connection, so that a slow or silent node
 //! costs nobody else anything. The body is read up to a bound. Proxies of the environment are
@@ -8,11 +8,14 @@ use crate::report;
 pub use crate::report::{NodeReport, ScrapeFailure};
 use api::cluster::Report;
 use api::http::Access;
+use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 use std::time::{Duration, Instant};
 
 /// The largest report that is read.
 pub const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
+/// Questions in flight at once.
+pub const MAX_IN_FLIGHT: usize = 256;
 /// How much of an error's body is kept, characters.
 const ERROR_TEXT_CHARS: usize = 200;
 /// How much of an error's body is read for it.
@@ -29,7 +32,7 @@ pub enum ScraperError {
     Access(#[from] api::http::AccessError),
 }
 
-/// Asks a fixed set of nodes, round after round, over connections it keeps.
+/// Asks its nodes, round after round, over connections it keeps.
 #[derive(Debug, Clone)]
 pub struct Scraper {
     http: reqwest::Client,
@@ -64,13 +67,15 @@ impl Scraper {
             .tcp_nodelay(true)
             .user_agent(concat!("holdfast-monitor/", env!("CARGO_PKG_VERSION")))
             .build()?;
-        let mut unique: Vec<String> = Vec::with_capacity(nodes.len());
-        for node in nodes {
-            if !unique.contains(&node) {
-                unique.push(node);
-            }
-        }
-        Ok(Scraper { http, access, secure, nodes: unique, timeout })
+        let mut scraper = Scraper { http, access, secure, nodes: Vec::new(), timeout };
+        scraper.watch(nodes);
+        Ok(scraper)
+    }
+
+    /// Asks these nodes from the next round on; a repeated address is asked once.
+    pub fn watch(&mut self, nodes: Vec<String>) {
+        let mut known = std::collections::HashSet::new();
+        self.nodes = nodes.into_iter().filter(|node| known.insert(node.clone())).collect();
     }
 
     /// The addresses it asks.
@@ -80,7 +85,12 @@ impl Scraper {
 
     /// One round: every node is asked at once; the answers come in the order of the addresses.
     pub async fn round(&self) -> Vec<NodeReport> {
-        futures_util::future::join_all(self.nodes.iter().map(|address| self.ask(address))).await
+        let ask = |(place, address): (usize, String)| async move { (place, self.ask(&address).await) };
+        let questions: Vec<(usize, String)> = self.nodes.iter().cloned().enumerate().collect();
+        let mut answers: Vec<(usize, NodeReport)> =
+            stream::iter(questions).map(ask).buffer_unordered(MAX_IN_FLIGHT).collect().await;
+        answers.sort_unstable_by_key(|(place, _)| *place);
+        answers.into_iter().map(|(_, answer)| answer).collect()
     }
 
     /// One question to one node.

@@ -1,17 +1,17 @@
 //! IO: the running monitor. Rounds at an interval, a web server beside them, and an end that
 //! leaves nothing open.
 
+use crate::access::tls::{Tls, TlsListener};
+use crate::access::{Gate, GateError};
 use crate::audit_feed::{self, AuditFeed};
-use crate::chronicle::{self, Chronicle};
 use crate::config::MonitorConfig;
-use crate::events::EventLog;
-use crate::history::sample::{OwnFigures, Sampling, above_info};
-use crate::history::{Begun, Ended, History, HistoryError, Record};
+use crate::history::prometheus::Server;
+use crate::history::{History, HistoryError};
 use crate::http;
 use crate::journal::{Journal, JournalError};
 use crate::metrics::{MetricsError, MonitorMetrics};
-use crate::observer::{Observer, Round};
 use crate::pages::{self, Seen};
+use crate::rounds;
 use crate::scrape::{Scraper, ScraperError};
 use crate::stream::Hub;
 use crate::view::Asker;
@@ -19,15 +19,13 @@ use jiff::Timestamp;
 use parking_lot::RwLock;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 /// The file of history in the output directory.
 const HISTORY_FILE: &str = "history.duckdb";
-/// How far back findings of earlier runs are shown.
-const REMEMBERED_HOURS: i64 = 30 * 24;
 /// How long open connections may take to end.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(3);
 /// The least time between two questions to the recovery daemon.
@@ -50,6 +48,9 @@ pub enum ServiceError {
     /// The output directory can't be used.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// Access can't be set up.
+    #[error(transparent)]
+    Gate(#[from] GateError),
     /// History can't be kept.
     #[error(transparent)]
     History(#[from] HistoryError),
@@ -79,6 +80,8 @@ pub struct Shared {
     pub hub: Arc<Hub>,
     /// What was seen before.
     pub history: History,
+    /// Who may look.
+    pub gate: Gate,
     /// The monitor's own metrics.
     pub metrics: MonitorMetrics,
     /// Cancelled when everything is to end.
@@ -94,6 +97,7 @@ impl Shared {
     pub fn new(
         interval: Duration,
         history: History,
+        gate: Gate,
         asker: Asker,
         end: CancellationToken,
     ) -> Result<Arc<Self>, MetricsError> {
@@ -102,6 +106,7 @@ impl Shared {
             interval,
             hub: Hub::new(boot),
             history,
+            gate,
             metrics: MonitorMetrics::new()?,
             end,
             asker,
@@ -113,6 +118,11 @@ impl Shared {
     /// The last round.
     pub fn seen(&self) -> Option<Arc<Seen>> {
         self.seen.read().clone()
+    }
+
+    /// What the recovery daemon said last.
+    pub fn audit(&self) -> Option<AuditFeed> {
+        self.audit.read().clone()
     }
 
     /// Takes in a round: for requests, and for who watches.
@@ -131,6 +141,8 @@ pub struct Service {
     asker: Asker,
     journal: Option<Journal>,
     history: History,
+    gate: Gate,
+    tls: Option<Arc<Tls>>,
 }
 
 impl Service {
@@ -145,8 +157,23 @@ impl Service {
         let scraper = Scraper::with_access(config.nodes.clone(), config.timeout, access, config.secure)?;
         let journal = config.output_dir.as_deref().map(Journal::open).transpose()?;
         let file = config.output_dir.as_deref().map(|folder| folder.join(HISTORY_FILE));
-        let history = History::open(file.as_deref(), &config.history)?;
-        Ok(Service { config, listener, scraper, asker, journal, history })
+        let mut history = History::open(file.as_deref(), &config.history)?;
+        if let Some(server) = &config.prometheus {
+            let access = api::http::Access::load(server.token_file.as_deref(), None, config.ca.as_deref())
+                .map_err(ScraperError::from)?;
+            history = history.with_server(Server::new(&server.url, &server.selector, access)?);
+        }
+        let gate = Gate::new(&config.access)?;
+        let tls = match (&config.access.cert_path, &config.access.key_path) {
+            (Some(cert), Some(key)) if config.access.enable_tls => {
+                Some(Tls::load(cert.clone(), key.clone())?)
+            }
+            _ => None,
+        };
+        if !address.ip().is_loopback() && gate.is_open() {
+            tracing::warn!(%address, "whoever reaches this port may look: set `enable_auth`, or listen on 127.0.0.1");
+        }
+        Ok(Service { config, listener, scraper, asker, journal, history, gate, tls })
     }
 
     /// Where it listens.
@@ -156,18 +183,27 @@ impl Service {
 
     /// Watches and serves until `end` is cancelled.
     pub async fn run(self, end: CancellationToken) -> Result<(), ServiceError> {
-        let shared = Shared::new(self.config.interval, self.history.clone(), self.asker, end.clone())?;
+        let Service { config, listener, scraper, asker, journal, history, gate, tls } = self;
+        let shared = Shared::new(config.interval, history.clone(), gate, asker, end.clone())?;
         // However this function is left, nothing it started goes on.
         let _guard = end.clone().drop_guard();
         let app = http::router(shared.clone());
         let stop = end.clone();
         let mut server = tokio::spawn(async move {
-            axum::serve(self.listener, app).with_graceful_shutdown(stop.cancelled_owned()).await
+            let ended = stop.clone().cancelled_owned();
+            match tls {
+                None => axum::serve(listener, app).with_graceful_shutdown(ended).await,
+                Some(tls) => {
+                    tokio::spawn(tls.clone().watch(stop.clone()));
+                    let listener = TlsListener::new(listener, tls, stop);
+                    axum::serve(listener, app).with_graceful_shutdown(ended).await
+                }
+            }
         });
-        if let Some(url) = self.config.recovery.clone() {
+        if let Some(url) = config.recovery.clone() {
             tokio::spawn(follow_audit(shared.clone(), url));
         }
-        let rounds = rounds(&shared, &self.config, &self.scraper, self.journal);
+        let rounds = rounds::run(&shared, &config, scraper, journal);
         let mut failed = None;
         let journal = tokio::select! {
             journal = rounds => journal,
@@ -183,7 +219,6 @@ impl Service {
             tracing::warn!("connections are still open; they are cut");
             server.abort();
         }
-        let history = self.history;
         tokio::task::spawn_blocking(move || history.close())
             .await
             .map_err(|e| ServiceError::Serve(std::io::Error::other(e)))?;
@@ -198,83 +233,6 @@ impl Service {
                 .map_err(|e| ServiceError::Serve(std::io::Error::other(e)))??;
         }
         Ok(())
-    }
-}
-
-/// Round after round until the end; gives the journal back.
-async fn rounds(
-    shared: &Arc<Shared>,
-    config: &MonitorConfig,
-    scraper: &Scraper,
-    mut journal: Option<Journal>,
-) -> Option<Journal> {
-    let mut observer = Observer::new(config.limits.clone(), config.interval.as_secs_f64());
-    let mut log = EventLog::default();
-    let mut sampling = Sampling::default();
-    let mut chronicle = remembered(shared).await;
-    let mut ticks = tokio::time::interval(config.interval);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        let late;
-        tokio::select! {
-            () = shared.end.cancelled() => return journal,
-            planned = ticks.tick() => late = planned.elapsed(),
-        }
-        let started = Instant::now();
-        let reports = tokio::select! {
-            () = shared.end.cancelled() => return journal,
-            reports = scraper.round() => reports,
-        };
-        let round = observer.take(&reports, Timestamp::now());
-        shared.metrics.take(&reports, &round, started.elapsed().as_secs_f64());
-        for event in &round.events {
-            tracing::info!(kind = event.kind.title(), severity = event.severity.as_str(), "{}", event.text);
-        }
-        if let Some(journal) = &mut journal {
-            journal.record(&round.snapshot, &round.events);
-        }
-        let own = OwnFigures {
-            round_ms: started.elapsed().as_secs_f64() * 1_000.0,
-            late_ms: late.as_secs_f64() * 1_000.0,
-        };
-        shared.history.record(past(&mut sampling, &round, own));
-        chronicle.take(&round);
-        log.extend(round.events);
-        shared.show(Seen {
-            snapshot: round.snapshot,
-            findings: round.findings,
-            events: log.latest_first().cloned().collect(),
-            chronicle: chronicle.clone(),
-            audit: shared.audit.read().clone(),
-            has_recovery: config.recovery.is_some(),
-            interval: config.interval,
-        });
-    }
-}
-
-/// What earlier runs of this monitor found.
-async fn remembered(shared: &Shared) -> Chronicle {
-    let now = Timestamp::now();
-    let from = now.checked_sub(jiff::SignedDuration::from_hours(REMEMBERED_HOURS)).unwrap_or(now);
-    match shared.history.findings(from, now, chronicle::MAX_PAST).await {
-        Ok(findings) => Chronicle::recall(&findings),
-        Err(error) => {
-            tracing::warn!(%error, "what was found before is not known");
-            Chronicle::default()
-        }
-    }
-}
-
-/// What a round leaves to history.
-fn past(sampling: &mut Sampling, round: &Round, own: OwnFigures) -> Record {
-    let at = round.snapshot.at;
-    let ended = |f: &crate::detectors::Finding| Ended { kind: f.kind, nodes: f.nodes.clone(), at };
-    Record {
-        at,
-        samples: sampling.take(&round.snapshot, above_info(&round.findings), own),
-        events: round.events.clone(),
-        begun: round.begun.iter().map(|finding| Begun { finding: finding.clone(), at }).collect(),
-        ended: round.ended.iter().map(ended).collect(),
     }
 }
 

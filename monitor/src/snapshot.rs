@@ -230,6 +230,7 @@ struct Remembered {
 impl Memory {
     /// Takes from `snapshot` what is worth keeping. Bounded by the configured addresses.
     pub fn learn(&mut self, snapshot: &ClusterSnapshot) {
+        self.nodes.retain(|address, _| snapshot.nodes.iter().any(|n| n.address == *address));
         self.began_at.get_or_insert(snapshot.at);
         self.heard = snapshot.reporting().next().is_some();
         if let Some(leader) = &snapshot.leader {
@@ -322,7 +323,7 @@ impl ClusterSnapshot {
             None => memory.led_at.or(memory.began_at).map(|since| seconds_between(since, at)),
         };
         let links = links(&nodes);
-        let checksums = checksums::compare_all(&nodes);
+        let checksums = checksums::compare_all(&nodes, spokesman.map(|(node, _)| node.name()));
         let mut snapshot = ClusterSnapshot {
             round,
             at,
@@ -400,6 +401,11 @@ impl ClusterSnapshot {
             checkpoints.drain(..surplus);
             report.operations.operations.truncate(16);
             report.config_differs.truncate(16);
+            if self.nodes.len() > MAX_PAIRED_NODES {
+                report.health.checks.clear();
+                report.totals.clear();
+                report.config = api::cluster::ConfigStanding::default();
+            }
         }
         copy
     }
@@ -502,8 +508,14 @@ fn quorum(nodes: &[NodeView], spokesman: &Report) -> Quorum {
     Quorum { voters, majority, reporting, unwatched, can_lose }
 }
 
+/// Up to so many nodes, each pair has its entry. Among more, only what a node says of a peer.
+const MAX_PAIRED_NODES: usize = 64;
+
 /// One entry for each ordered pair of nodes, in configured order.
 fn links(nodes: &[NodeView]) -> Vec<Link> {
+    if nodes.len() > MAX_PAIRED_NODES {
+        return said_links(nodes);
+    }
     let mut links = Vec::with_capacity(nodes.len() * nodes.len().saturating_sub(1));
     for from in nodes {
         for to in nodes.iter().filter(|to| to.address != from.address) {
@@ -524,6 +536,25 @@ fn links(nodes: &[NodeView]) -> Vec<Link> {
                 rtt_ms: peer.and_then(|p| p.rtt_ms),
                 last_contact_ms: peer.and_then(|p| p.last_contact_ms),
                 error: peer.and_then(|p| p.error.clone()),
+            });
+        }
+    }
+    links
+}
+
+/// What nodes say of their peers, as far as these are watched.
+fn said_links(nodes: &[NodeView]) -> Vec<Link> {
+    let watched: BTreeSet<&str> = nodes.iter().map(NodeView::name).collect();
+    let mut links = Vec::new();
+    for (from, report) in reporting(nodes) {
+        for peer in report.status.peers.iter().filter(|p| watched.contains(p.node_id.as_str())) {
+            links.push(Link {
+                from: from.name().to_owned(),
+                to: peer.node_id.clone(),
+                hearing: if peer.reachable { Hearing::Hears } else { Hearing::Silent },
+                rtt_ms: peer.rtt_ms,
+                last_contact_ms: peer.last_contact_ms,
+                error: peer.error.clone(),
             });
         }
     }

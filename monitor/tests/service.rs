@@ -23,6 +23,9 @@ struct Running {
 fn config(nodes: &[StagedNode]) -> MonitorConfig {
     MonitorConfig {
         secure: false,
+        nodes_file: None,
+        dns: None,
+        follow_members: false,
         token_file: None,
         ca: None,
         nodes: nodes.iter().map(|n| n.address.clone()).collect(),
@@ -31,6 +34,8 @@ fn config(nodes: &[StagedNode]) -> MonitorConfig {
         output_dir: None,
         listen: "127.0.0.1:0".parse().unwrap(),
         recovery: None,
+        prometheus: None,
+        access: monitor::access::AccessConfig::default(),
         limits: Limits::default(),
         history: monitor::history::Settings::default(),
     }
@@ -121,7 +126,7 @@ async fn the_cluster_view_shows_a_crash_and_a_return() {
     assert_eq!(found["anomalies"][0]["kind"], "process_crash");
     assert_eq!(found["anomalies"][0]["nodes"][0], "node-3");
     let metrics = monitor.text("/metrics").await;
-    let series = r#"holdfast_monitor_anomalies{kind="process_crash",node="node-3",severity="critical"} 1"#;
+    let series = r#"holdfast_monitor_anomalies{kind="process_crash",node="node-3",severity="warning"} 1"#;
     assert!(metrics.contains(series), "{metrics}");
     assert!(metrics.contains(r#"holdfast_monitor_nodes{state="down"} 1"#), "{metrics}");
     let back = StagedNode::start_at(&gone.address, Answer::Hang).await;

@@ -14,6 +14,7 @@ pub mod charts;
 pub mod escape;
 pub mod fragments;
 pub mod listings;
+pub mod login;
 pub mod pages;
 pub mod timeline;
 

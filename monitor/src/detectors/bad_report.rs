@@ -2,7 +2,9 @@
 //!
 //! A missing endpoint or an unreadable answer is itself a fault: it blinds every other detector to
 //! that node. Two addresses that lead to one process are named here too, since one of them is a
-//! mistake in the observer's own list.
+//! mistake in the observer's own list; and an address behind which two nodes answer in turn, since
+//! then nothing that is said of it holds for longer than a round. A node of another release than
+//! this observer is told as information: what it adds to its report is not read.
 
 use super::{FaultKind, Finding, Limits, Window};
 use crate::report::ScrapeFailure;
@@ -35,7 +37,74 @@ pub fn detect(now: &ClusterSnapshot, window: &Window, limits: &Limits) -> Vec<Fi
             findings.push(Finding::new(FaultKind::BadReport, Severity::Info, held, vec![node_id], evidence));
         }
     }
+    findings.extend(now.nodes.iter().filter_map(|node| answers_in_turn(&node.address, now, window, limits)));
+    findings.extend(other_release(now, window, limits));
     findings
+}
+
+/// Two nodes behind one address: its node id went to and fro.
+fn answers_in_turn(
+    address: &str,
+    now: &ClusterSnapshot,
+    window: &Window,
+    limits: &Limits,
+) -> Option<Finding> {
+    let id_at = |s: &ClusterSnapshot| {
+        let node = s.nodes.iter().find(|n| n.address == address)?;
+        Some(node.report.as_ref()?.status.node_id.clone())
+    };
+    let present = id_at(now)?;
+    // A node that was replaced changes its id once and for all; dear only where it changed at all.
+    let rounds = || window.back_from(now);
+    if rounds().all(|s| id_at(s).is_none_or(|id| id == present)) {
+        return None;
+    }
+    let mut ids: Vec<String> = rounds().filter_map(id_at).collect();
+    ids.insert(0, present);
+    ids.dedup();
+    let oldest = rounds().rfind(|s| id_at(s).is_some())?;
+    if (ids.len() as u32) <= limits.confirmations.max(2) {
+        return None;
+    }
+    let held = window.held(now, |s| s.round >= oldest.round);
+    let changes = ids.len() - 1;
+    ids.sort();
+    ids.dedup();
+    let evidence = vec![
+        format!(
+            "{address} answers as {} in turn, {changes} changes in {} rounds",
+            ids.join(" and "),
+            held.rounds
+        ),
+        "does a load balancer stand there? Name each node by its own address".to_owned(),
+    ];
+    Some(Finding::new(FaultKind::BadReport, Severity::Warning, held, ids, evidence))
+}
+
+/// Major and minor version.
+fn release(version: &str) -> &str {
+    let end = version.match_indices('.').nth(1).map_or(version.len(), |(at, _)| at);
+    &version[..end]
+}
+
+/// Nodes of another release than this observer.
+fn other_release(now: &ClusterSnapshot, window: &Window, limits: &Limits) -> Option<Finding> {
+    let others = |s: &ClusterSnapshot| -> Vec<(String, String)> {
+        s.reporting()
+            .filter(|(_, r)| release(&r.status.version) != release(api::VERSION))
+            .map(|(n, r)| (n.name().to_owned(), crate::report::shorten(&r.status.version, 40)))
+            .collect()
+    };
+    let held = window.held(now, |s| !others(s).is_empty());
+    held.at_least(limits.confirmations, 0.0).then(|| {
+        let others = others(now);
+        let evidence = others.iter().take(8).map(|(name, version)| {
+            format!("{name} is of version {version}, this monitor of {}", api::VERSION)
+        });
+        let evidence = evidence.collect();
+        let nodes = others.into_iter().map(|(name, _)| name).collect();
+        Finding::new(FaultKind::BadReport, Severity::Info, held, nodes, evidence)
+    })
 }
 
 /// Node ids that one and the same process gave at more than one address.

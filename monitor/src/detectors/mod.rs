@@ -7,10 +7,13 @@
 //! - Every finding carries what was seen, in words a person can check against the nodes.
 //! - One observer is not the truth. When nobody answers and nobody refused, there is one finding
 //!   about the observer, and none about the nodes.
+//! - What crossed a limit is over when it falls below the low-water mark, not at the limit: a figure
+//!   that sways round a limit is one finding, not ten.
 //! - A detector states its own condition and leaves causes alone: that a partition explains a slow
 //!   follower is the recovery daemon's diagnosis.
 
 mod bad_report;
+mod clock_offset;
 mod database_corruption;
 mod deadlock;
 mod limits;
@@ -57,11 +60,13 @@ pub enum FaultKind {
     SlowFollower,
     /// A node answers with something that is no report.
     BadReport,
+    /// A node's wall clock is away from the others'.
+    ClockOffset,
 }
 
 impl FaultKind {
     /// Every kind.
-    pub const ALL: [FaultKind; 11] = [
+    pub const ALL: [FaultKind; 12] = [
         FaultKind::ProcessCrash,
         FaultKind::NetworkPartition,
         FaultKind::DatabaseCorruption,
@@ -73,6 +78,7 @@ impl FaultKind {
         FaultKind::ResourceExhaustion,
         FaultKind::SlowFollower,
         FaultKind::BadReport,
+        FaultKind::ClockOffset,
     ];
 
     /// The name on the wire and in labels.
@@ -89,6 +95,20 @@ impl FaultKind {
             FaultKind::ResourceExhaustion => "resource_exhaustion",
             FaultKind::SlowFollower => "slow_follower",
             FaultKind::BadReport => "bad_report",
+            FaultKind::ClockOffset => "clock_offset",
+        }
+    }
+
+    /// The path at a node under which it shows.
+    pub const fn shown_at(self) -> &'static str {
+        match self {
+            FaultKind::DatabaseCorruption => "/api/health/db",
+            FaultKind::LogCorruption => "/api/health/log",
+            FaultKind::StateDivergence => "/api/health/state_checksum",
+            FaultKind::ResourceExhaustion => "/api/health/resources",
+            FaultKind::Deadlock => "/api/health/live",
+            FaultKind::BadReport => "/api/report",
+            _ => "/api/status",
         }
     }
 
@@ -116,6 +136,9 @@ pub struct Finding {
     pub severity: Severity,
     /// What was seen, one sentence each.
     pub evidence: Vec<String>,
+    /// Where a person can see it for himself: address and path at the nodes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub look_at: Vec<String>,
     /// When it was first seen without a break, as far back as the window goes.
     pub since: Timestamp,
     /// In how many rounds in a row, the present one included.
@@ -131,7 +154,15 @@ impl Finding {
         nodes: Vec<String>,
         evidence: Vec<String>,
     ) -> Self {
-        Finding { kind, nodes, severity, evidence, since: held.since, rounds: held.rounds }
+        Finding {
+            kind,
+            nodes,
+            severity,
+            evidence,
+            look_at: Vec::new(),
+            since: held.since,
+            rounds: held.rounds,
+        }
     }
 
     /// What makes two findings of different rounds the same one.
@@ -158,14 +189,34 @@ pub fn detect_all(now: &ClusterSnapshot, window: &Window, limits: &Limits) -> Ve
         resource_exhaustion::detect,
         slow_follower::detect,
         bad_report::detect,
+        clock_offset::detect,
     ];
     let mut findings: Vec<Finding> =
         detectors.iter().flat_map(|detect| detect(now, window, limits)).collect();
+    for finding in &mut findings {
+        finding.look_at = look_at(finding, now);
+    }
     findings.sort_by(|a, b| b.severity.cmp(&a.severity).then_with(|| a.key().cmp(&b.key())));
     findings
 }
 
+/// The most places a finding names.
+const MAX_PLACES: usize = 8;
+
+/// Where a finding shows at the nodes it concerns; at all nodes where it concerns none by name.
+fn look_at(finding: &Finding, now: &ClusterSnapshot) -> Vec<String> {
+    let path = finding.kind.shown_at();
+    let of_finding = now.nodes.iter().filter(|n| finding.nodes.iter().any(|name| name == n.name()));
+    let places: Vec<String> = of_finding.take(MAX_PLACES).map(|n| format!("{}{path}", n.address)).collect();
+    match places.is_empty() {
+        true => now.nodes.iter().take(MAX_PLACES).map(|n| format!("{}{path}", n.address)).collect(),
+        false => places,
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod fixture;
+#[cfg(test)]
+mod healthy_tests;
 #[cfg(test)]
 mod tests;

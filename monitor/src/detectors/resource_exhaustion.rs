@@ -5,21 +5,33 @@ use crate::report::bytes;
 use crate::snapshot::{ClusterSnapshot, Severity};
 use api::cluster::Resources;
 
-/// A finding for each node that has been above a limit.
+/// A finding for each node that was above a limit and is not below its low-water mark again.
 pub fn detect(now: &ClusterSnapshot, window: &Window, limits: &Limits) -> Vec<Finding> {
+    let low = limits.low_water();
     now.reporting()
         .filter_map(|(node, report)| {
             let name = node.name();
-            let is_short = |s: &ClusterSnapshot| {
+            let is_short = |s: &ClusterSnapshot, limits: &Limits| {
                 s.report_of(name).is_some_and(|r| !shortages(&r.resources, limits).is_empty())
             };
-            let held = window.held(now, is_short);
-            held.at_least(limits.confirmations, 0.0).then(|| {
-                let short = shortages(&report.resources, limits);
-                let severity = short.iter().map(|(severity, _)| *severity).max().unwrap_or(Severity::Warning);
-                let evidence = short.into_iter().map(|(_, text)| text).collect();
-                Finding::new(FaultKind::ResourceExhaustion, severity, held, vec![name.to_owned()], evidence)
-            })
+            let held = window.latched(
+                now,
+                limits.confirmations,
+                0.0,
+                |s| is_short(s, limits),
+                |s| is_short(s, &low),
+            )?;
+            let mut short = shortages(&report.resources, limits);
+            if short.is_empty() {
+                short = shortages(&report.resources, &low);
+                short.iter_mut().for_each(|(severity, text)| {
+                    *severity = Severity::Warning;
+                    text.push_str(" is its low-water mark");
+                });
+            }
+            let severity = short.iter().map(|(severity, _)| *severity).max().unwrap_or(Severity::Warning);
+            let evidence = short.into_iter().map(|(_, text)| text).collect();
+            Some(Finding::new(FaultKind::ResourceExhaustion, severity, held, vec![name.to_owned()], evidence))
         })
         .collect()
 }
@@ -45,7 +57,10 @@ fn shortages(resources: &Resources, limits: &Limits) -> Vec<(Severity, String)> 
     let fds_percent = resources.open_fds as f64 * 100.0 / resources.max_fds.max(1) as f64;
     if resources.max_fds > 0 && fds_percent >= limits.fds_percent {
         let (open, most) = (resources.open_fds, resources.max_fds);
-        short.push((Severity::Warning, format!("{open} of {most} file descriptors open")));
+        short.push((
+            Severity::Warning,
+            format!("{open} of {most} file descriptors open, limit {} %", limits.fds_percent),
+        ));
     }
     short
 }

@@ -565,3 +565,136 @@ fn the_window_is_bounded_and_never_looks_ahead() {
     let again = detect_all(&snapshot, &scene.window, &Limits::default());
     assert_eq!(again[0].rounds, 4);
 }
+
+#[test]
+fn disk_full_is_named() {
+    let mut scene = Scene::new(3);
+    let (_, findings) = scene.rounds(2, |a| a.report(1).resources.disk_usage = 99.5);
+    let found = only(&findings, FaultKind::ResourceExhaustion);
+    assert_eq!(
+        (found.nodes.as_slice(), found.severity),
+        (["node-1".to_owned()].as_slice(), Severity::Critical)
+    );
+    assert!(found.evidence[0].starts_with("disk 99.5 % used, 40.0 GiB free, limit 95 %"), "{found:?}");
+}
+
+#[test]
+fn a_figure_that_sways_round_its_limit_is_one_finding() {
+    let mut scene = Scene::new(3);
+    scene.rounds(2, |a| a.report(1).resources.disk_usage = 86.0);
+    for usage in [84.0, 86.0, 83.0, 84.9] {
+        let (_, findings) = scene.round(|a| a.report(1).resources.disk_usage = usage);
+        assert_eq!(only(&findings, FaultKind::ResourceExhaustion).severity, Severity::Warning, "{usage}");
+    }
+    let (_, findings) = scene.round(|a| a.report(1).resources.disk_usage = 81.0);
+    assert!(findings.is_empty(), "{findings:#?}");
+    let (_, findings) = scene.rounds(3, |a| a.report(1).resources.disk_usage = 84.0);
+    assert!(findings.is_empty(), "{findings:#?}");
+}
+
+#[test]
+fn saturated_is_not_dead() {
+    // A node that is busy to the brim answers late, or not within the time, now and then.
+    let mut scene = Scene::new(3);
+    for _ in 0..10 {
+        let (snapshot, findings) = scene.round(|a| {
+            a.fail(3, timed_out(true));
+        });
+        assert!(findings.is_empty(), "{findings:#?}");
+        assert!(matches!(snapshot.nodes[2].state, crate::snapshot::NodeState::Unknown { .. }));
+        let (_, findings) = scene.round(|a| a.report(3).resources.cpu_usage = 400.0);
+        assert!(findings.is_empty(), "{findings:#?}");
+    }
+}
+
+#[test]
+fn live_probe_sees_stuck_raft_loop() {
+    // It answers, and says that all is well: only its counter stands still.
+    let mut scene = Scene::new(3);
+    let (_, findings) = scene.rounds(4, |a| a.report(2).progress.raft_turns = 77);
+    let found = only(&findings, FaultKind::Deadlock);
+    assert_eq!(found.nodes, ["node-2"]);
+    assert!(found.evidence[0].contains("Raft thread has not turned"), "{found:?}");
+}
+
+#[test]
+fn a_clock_that_is_off_names_its_node_where_the_others_agree() {
+    let off = |a: &mut Answers, by: i64| {
+        for n in [1, 2] {
+            a.report(n).status.peers.iter_mut().find(|p| p.node_id == "node-3").unwrap().clock_offset_ms =
+                Some(by);
+        }
+        a.report(3).status.peers.iter_mut().for_each(|p| p.clock_offset_ms = Some(-by));
+    };
+    let mut scene = Scene::new(3);
+    let (_, findings) = scene.rounds(5, |a| off(a, 250));
+    assert!(findings.is_empty(), "{findings:#?}");
+    let (_, findings) = scene.rounds(2, |a| off(a, -3_600_000));
+    let found = only(&findings, FaultKind::ClockOffset);
+    assert_eq!(
+        (found.nodes.as_slice(), found.severity),
+        (["node-3".to_owned()].as_slice(), Severity::Warning)
+    );
+    assert!(found.evidence[0].contains("-3600000 ms from that of node-1, limit 250 ms"), "{found:?}");
+    let (_, findings) = scene.round(|a| off(a, 230));
+    assert_eq!(findings.len(), 1, "above the low-water mark");
+    let (_, findings) = scene.round(|a| off(a, 10));
+    assert!(findings.is_empty(), "{findings:#?}");
+    let mut scene = Scene::new(2);
+    let (_, findings) = scene.rounds(2, |a| a.report(1).status.peers[0].clock_offset_ms = Some(900));
+    assert!(only(&findings, FaultKind::ClockOffset).nodes.is_empty(), "of two nobody knows who is right");
+}
+
+#[test]
+fn disk_stall_shows_as_slow_acknowledgement() {
+    let slow = |a: &mut Answers| {
+        let entries = a.report(3).performance.writes;
+        let buckets = &mut a.report(3).performance.log_sync.buckets;
+        buckets.fill(0);
+        // 0.5 to 1 s each.
+        buckets[13] = entries / 200;
+    };
+    let mut scene = Scene::new(3);
+    let (_, findings) = scene.rounds(14, slow);
+    assert!(findings.is_empty(), "{findings:#?}");
+    let (_, findings) = scene.rounds(4, slow);
+    let found = only(&findings, FaultKind::SlowFollower);
+    assert_eq!(found.nodes, ["node-3"]);
+    assert!(found.evidence[0].contains("acknowledges after"), "{found:?}");
+}
+
+#[test]
+fn two_nodes_behind_one_address_are_named() {
+    let mut scene = Scene::new(3);
+    scene.calm(5);
+    let as_other = |a: &mut Answers| {
+        let report = a.report(3);
+        report.status.node_id = "node-9".into();
+        report.status.boot_nonce = "boot-9".into();
+    };
+    // Replaced once: no finding.
+    let (_, findings) = scene.rounds(4, as_other);
+    assert!(!findings.iter().any(|f| f.kind == FaultKind::BadReport), "{findings:#?}");
+    scene.round(|_| {});
+    let (_, findings) = scene.round(as_other);
+    let found = only(&findings, FaultKind::BadReport);
+    assert_eq!(found.nodes, ["node-3", "node-9"]);
+    assert!(found.evidence[0].contains("answers as node-3 and node-9 in turn"), "{found:?}");
+}
+
+#[test]
+fn a_node_of_another_release_is_told() {
+    let mut scene = Scene::new(3);
+    let (_, findings) = scene.rounds(2, |a| a.report(2).status.version = "9.4.1".into());
+    let found = only(&findings, FaultKind::BadReport);
+    assert_eq!((found.nodes.as_slice(), found.severity), (["node-2".to_owned()].as_slice(), Severity::Info));
+    assert!(found.evidence[0].contains("version 9.4.1"), "{found:?}");
+}
+
+#[test]
+fn every_finding_says_where_to_look() {
+    let mut scene = Scene::new(3);
+    let (_, findings) = scene.rounds(2, |a| a.report(1).db.healthy = false);
+    let found = only(&findings, FaultKind::DatabaseCorruption);
+    assert_eq!(found.look_at, [format!("{}/api/health/db", super::fixture::address(1))]);
+}

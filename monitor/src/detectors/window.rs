@@ -91,4 +91,84 @@ impl Window {
         held.seconds = seconds_between(held.since, now.at);
         held
     }
+
+    /// For how long something has been so that begins at a limit and ends at a low-water mark.
+    ///
+    /// It began where `is_high` held for `rounds` rounds and `seconds`, and goes on while `is_low`
+    /// holds, which must be true wherever `is_high` is. What stayed below the limit for as long as
+    /// this window reaches is over, too.
+    pub fn latched(
+        &self,
+        now: &ClusterSnapshot,
+        rounds: u32,
+        seconds: f64,
+        is_high: impl Fn(&ClusterSnapshot) -> bool,
+        is_low: impl Fn(&ClusterSnapshot) -> bool,
+    ) -> Option<Held> {
+        let standing: Vec<(&ClusterSnapshot, bool)> = std::iter::once(now)
+            .chain(self.back_from(now))
+            .take_while(|s| is_high(s) || is_low(s))
+            .map(|s| (s, is_high(s)))
+            .collect();
+        // From the oldest on: the first run above the limit that was long enough.
+        let mut run: Option<Held> = None;
+        for (snapshot, high) in standing.into_iter().rev() {
+            let Some(held) = run.as_mut() else {
+                if high {
+                    run = Some(Held { rounds: 1, since: snapshot.at, seconds: 0.0 });
+                }
+                continue;
+            };
+            let long_enough = held.at_least(rounds, seconds);
+            if !high && !long_enough {
+                run = None;
+                continue;
+            }
+            held.rounds += 1;
+            held.seconds = seconds_between(held.since, snapshot.at);
+        }
+        run.filter(|held| held.at_least(rounds, seconds))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::detectors::fixture::{Answers, reports};
+    use crate::snapshot::Memory;
+
+    /// Rounds a second apart, each with the disk use given; the last is now.
+    fn of(disk: &[f64]) -> (ClusterSnapshot, Window) {
+        let mut window = Window::default();
+        let mut last = None;
+        for (i, usage) in disk.iter().enumerate() {
+            let seconds = i as f64 + 1.0;
+            let mut answers = Answers::healthy(1, 1, 7, seconds);
+            answers.report(1).resources.disk_usage = *usage;
+            let round = i as u64 + 1;
+            let now = ClusterSnapshot::join(&answers.0, &Memory::default(), round, reports::after(seconds));
+            window.push(&now);
+            last = Some(now);
+        }
+        (last.unwrap(), window)
+    }
+
+    fn latched(disk: &[f64], rounds: u32, seconds: f64) -> Option<u32> {
+        let (now, window) = of(disk);
+        let usage = |s: &ClusterSnapshot| s.nodes[0].report.as_ref().unwrap().resources.disk_usage;
+        let held = window.latched(&now, rounds, seconds, |s| usage(s) >= 85.0, |s| usage(s) >= 80.0);
+        held.map(|held| held.rounds)
+    }
+
+    #[test]
+    fn it_begins_at_the_limit_and_ends_at_the_low_water_mark() {
+        assert_eq!(latched(&[82.0, 84.0, 84.0], 2, 0.0), None, "never at the limit");
+        assert_eq!(latched(&[70.0, 86.0], 2, 0.0), None, "one round proves nothing");
+        assert_eq!(latched(&[70.0, 86.0, 86.0], 2, 0.0), Some(2));
+        assert_eq!(latched(&[70.0, 86.0, 86.0, 81.0, 81.0], 2, 0.0), Some(4), "it goes on");
+        assert_eq!(latched(&[86.0, 86.0, 79.0, 84.0], 2, 0.0), None, "it was over");
+        assert_eq!(latched(&[86.0, 84.0, 86.0, 84.0], 2, 0.0), None, "it never held");
+        assert_eq!(latched(&[86.0, 84.0, 86.0, 86.0], 2, 0.0), Some(2));
+        assert_eq!(latched(&[86.0, 86.0, 86.0, 81.0], 2, 5.0), None);
+    }
 }

@@ -11,10 +11,12 @@
 //! - Everything is bounded: queue, rows, age, series, points of an answer, time of a question.
 //!
 //! With a directory the file is `history.duckdb` in it; without one, history lies in memory, lasts
-//! less long and ends with the process.
+//! less long and ends with the process. Where a Prometheus-compatible server keeps history,
+//! [`prometheus`] asks it for what it has.
 
 mod error;
 pub mod metric;
+pub mod prometheus;
 pub mod query;
 mod reader;
 pub mod sample;
@@ -223,6 +225,7 @@ pub struct History {
     orders: SyncSender<Order>,
     reader: Arc<Mutex<Option<Connection>>>,
     questions: Arc<Semaphore>,
+    server: Option<Arc<prometheus::Server>>,
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
@@ -261,8 +264,15 @@ impl History {
             orders,
             reader: Arc::new(Mutex::new(Some(reader))),
             questions: Arc::new(Semaphore::new(MAX_QUESTIONS)),
+            server: None,
             thread: Arc::new(Mutex::new(Some(thread))),
         })
+    }
+
+    /// The same, asking `server` for what it has.
+    pub fn with_server(mut self, server: prometheus::Server) -> History {
+        self.server = Some(Arc::new(server));
+        self
     }
 
     /// Hands over a round. Never waits: what does not fit is dropped and counted.
@@ -280,8 +290,34 @@ impl History {
         }
     }
 
-    /// Answers a question.
+    /// Answers a question: from the server what it has, from our own what it can't have.
     pub async fn query(&self, query: Query) -> Result<Answer, HistoryError> {
+        let Some(server) = &self.server else { return self.query_own(query).await };
+        let theirs = {
+            let _permit = self.questions.clone().try_acquire_owned().map_err(|_| HistoryError::Busy)?;
+            server.ask(&query).await?
+        };
+        let mut own = query.clone();
+        own.metrics.retain(|metric| metric.promql.is_none());
+        let mut answer = if own.metrics.is_empty() {
+            let series = Vec::new();
+            Answer {
+                from: query.from,
+                to: query.to,
+                step_seconds: query.step_seconds,
+                source: String::new(),
+                series,
+            }
+        } else {
+            self.query_own(own).await?
+        };
+        answer.series.extend(theirs);
+        answer.series.sort_by_key(|s| query.metrics.iter().position(|metric| *metric == s.metric));
+        answer.source = server.url().to_owned();
+        Ok(answer)
+    }
+
+    async fn query_own(&self, query: Query) -> Result<Answer, HistoryError> {
         let shared = self.shared.clone();
         self.ask(QUESTION_LIMIT, move |connection| reader::ask(connection, &shared, &query)).await
     }

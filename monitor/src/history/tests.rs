@@ -27,6 +27,7 @@ fn finding() -> Finding {
         nodes: vec!["node-2".into()],
         severity: Severity::Warning,
         evidence: vec!["it refuses".into()],
+        look_at: vec![],
         since: after(3),
         rounds: 2,
     }
@@ -268,4 +269,15 @@ async fn an_answer_has_a_bound() {
     let error = history.query(query).await.unwrap_err();
     assert!(matches!(error, HistoryError::TooLong { .. }), "{error}");
     history.close();
+}
+
+#[test]
+fn a_history_without_a_round_closes_in_peace() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("history.duckdb");
+    for _ in 0..2 {
+        let history = History::open(Some(&path), &Settings::default()).unwrap();
+        history.close();
+        assert_eq!((history.standing().rounds_lost, history.standing().error), (0, None));
+    }
 }

@@ -91,6 +91,9 @@ impl Writer {
 
     /// Tries until it is done; when closing, once.
     fn write(&mut self, batch: &[Record], closing: bool) {
+        if batch.is_empty() {
+            return;
+        }
         let mut pause = RETRY_FIRST;
         loop {
             match self.try_write(batch) {
@@ -212,12 +215,15 @@ impl Writer {
 
     /// Joins the complete buckets of each tier from the tier before it.
     fn join_tiers(&mut self) -> Result<(), HistoryError> {
+        if self.open.newest_ms == i64::MIN {
+            return Ok(());
+        }
         let mut moved = false;
         let mut available_ms = self.open.newest_ms;
         for tier in 1..tier::COUNT {
             let from_ms = self.open.held[tier].to_ms;
             let to_ms = tier::complete_to(tier, available_ms);
-            if available_ms == i64::MIN || to_ms <= from_ms {
+            if to_ms <= from_ms {
                 break;
             }
             let added = self.open.connection.execute(&join_sql(tier), params![from_ms, to_ms]);

@@ -136,6 +136,10 @@ const fn meaning(kind: FaultKind) -> &'static str {
             "A voter stays behind though its link is up: look at its disk's syncs and its CPU. While it lags, the \
              cluster can lose less."
         }
+        FaultKind::ClockOffset => {
+            "The wall clocks of nodes differ. Nothing in the cluster depends on them, but the times in logs and on these \
+             pages do: see that time is synchronised on every host (chrony, systemd-timesyncd)."
+        }
         FaultKind::BadReport => {
             "The node answers the monitor with something that is no report: another program on its port, another \
              version, or a refused token."

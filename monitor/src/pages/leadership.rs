@@ -49,8 +49,9 @@ impl Axis {
 
     /// Round times, a handful.
     pub(super) fn ticks(&self) -> Vec<Tick> {
-        const STEPS: [i64; 15] =
-            [10, 15, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 14_400, 21_600, 43_200, 86_400];
+        const STEPS: [i64; 16] = [
+            10, 15, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 14_400, 21_600, 43_200, 86_400, 172_800,
+        ];
         let whole = self.until.as_second() - self.from.as_second();
         let fits = |step: &&i64| whole / **step <= i64::from(TICKS);
         let step = STEPS.iter().find(fits).copied().unwrap_or(7 * 86_400);

@@ -23,6 +23,7 @@ fn seen() -> Seen {
         audit: None,
         has_recovery: false,
         interval: Duration::from_secs(1),
+        own: Default::default(),
     }
 }
 
@@ -34,6 +35,7 @@ fn seen_crash() -> Seen {
         nodes: vec!["node-3".into()],
         severity: Severity::Critical,
         evidence: vec![HOSTILE.into()],
+        look_at: vec![],
         since: seen.snapshot.at,
         rounds: 2,
     };

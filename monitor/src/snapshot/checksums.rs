@@ -92,27 +92,42 @@ fn marks(report: &Report) -> Marks<'_> {
     marks
 }
 
-/// Every pair of reporting nodes, compared.
-pub(super) fn compare_all(nodes: &[NodeView]) -> Vec<PairComparison> {
-    let reporting: Vec<_> = reporting(nodes).collect();
+/// Among more reporting nodes than this, each is compared with one of them instead of with all.
+const MAX_PAIRED_NODES: usize = 64;
+
+/// Every pair of reporting nodes, compared; among very many, each with `reference`.
+pub(super) fn compare_all(nodes: &[NodeView], reference: Option<&str>) -> Vec<PairComparison> {
+    let held: Vec<(&NodeView, &Report, Marks)> =
+        reporting(nodes).map(|(node, report)| (node, report, marks(report))).collect();
+    let pair = |a: &(&NodeView, &Report, Marks), b: &(&NodeView, &Report, Marks)| PairComparison {
+        a: a.0.name().to_owned(),
+        b: b.0.name().to_owned(),
+        agreement: compare(a, b),
+    };
+    if held.len() > MAX_PAIRED_NODES {
+        let Some(one) = held.iter().find(|(node, ..)| Some(node.name()) == reference) else {
+            return Vec::new();
+        };
+        return held
+            .iter()
+            .filter(|other| other.0.address != one.0.address)
+            .map(|other| pair(one, other))
+            .collect();
+    }
     let mut pairs = Vec::new();
-    for (i, (a, report_a)) in reporting.iter().enumerate() {
-        for (b, report_b) in &reporting[i + 1..] {
-            pairs.push(PairComparison {
-                a: a.name().to_owned(),
-                b: b.name().to_owned(),
-                agreement: compare(report_a, report_b),
-            });
-        }
+    for (i, a) in held.iter().enumerate() {
+        pairs.extend(held[i + 1..].iter().map(|b| pair(a, b)));
     }
     pairs
 }
 
-fn compare(a: &Report, b: &Report) -> Agreement {
+fn compare(
+    (_, a, marks_a): &(&NodeView, &Report, Marks),
+    (_, b, marks_b): &(&NodeView, &Report, Marks),
+) -> Agreement {
     if a.status.cluster_id.is_none() || a.status.cluster_id != b.status.cluster_id {
         return Agreement::NotComparable { why: "not of one cluster".into() };
     }
-    let (marks_a, marks_b) = (marks(a), marks(b));
     let mut common =
         marks_a.iter().rev().filter_map(|(index, mark)| Some((*index, *mark, *marks_b.get(index)?)));
     let Some((index, (chain_a, sum_a), (chain_b, sum_b))) = common.next() else {

@@ -23,6 +23,8 @@ pub enum Answer {
     Report(Box<Report>),
     /// The report of node `.0` of a healthy cluster of `.1` that node-`.2` leads, as of now.
     Living(usize, usize, usize),
+    /// The report of node `.0` of a cluster in which `.1` vote and `.2` leads, and all others learn.
+    Crowd(usize, usize, usize),
     Status(u16, String),
     Text(String),
     /// Takes the request and never answers.
@@ -75,6 +77,17 @@ async fn respond(State(answer): State<Arc<Mutex<Answer>>>) -> Response {
         Answer::Living(n, of, leader) => {
             axum::Json(reports::healthy(n, of, leader, 7, jiff::Timestamp::now())).into_response()
         }
+        Answer::Crowd(n, voters, leader) => {
+            let now = jiff::Timestamp::now();
+            let mut report = reports::healthy(n, voters.max(n.min(voters + 1)), leader, 7, now);
+            report.status.node_id = reports::name(n);
+            report.status.voters = (1..=voters).map(reports::name).collect();
+            if n > voters {
+                report.status.role = api::cluster::Role::Learner;
+                report.status.peers.retain(|p| report.status.voters.contains(&p.node_id));
+            }
+            axum::Json(report).into_response()
+        }
         Answer::Status(status, text) => (StatusCode::from_u16(status).unwrap(), text).into_response(),
         Answer::Text(text) => text.into_response(),
         Answer::Hang => std::future::pending().await,
@@ -88,7 +101,7 @@ pub async fn wait_for<T, F: Future<Output = Option<T>>>(what: &str, mut ask: imp
         if let Some(found) = ask().await {
             return found;
         }
-        assert!(began.elapsed() < Duration::from_secs(20), "waited 20 s for {what}");
+        assert!(began.elapsed() < Duration::from_secs(60), "waited 60 s for {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
