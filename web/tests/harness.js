@@ -24,6 +24,16 @@ export const program = (name) => {
   return path;
 };
 
+// What a test started ends with it, also when its set-up failed half-way.
+const running = new Set();
+process.on("exit", () => running.forEach((end) => end()));
+/** `end`, done once: when it is called, or at the end of the process. */
+const onceAtTheEnd = (end) => {
+  const once = () => running.delete(once) && end();
+  running.add(once);
+  return once;
+};
+
 /** Waits until `ask` gives something, or fails saying what was awaited. */
 export const waitFor = async (what, ask, patience = PATIENCE_MS) => {
   const until = Date.now() + patience;
@@ -67,13 +77,13 @@ export const startCluster = async () => {
   const base = await freePorts([0, 1, 2, 10, 11, 100, 101, 102]);
   const data = mkdtempSync(join(tmpdir(), "holdfast-view-"));
   const up = ["up", "--detach", "--base-port", String(base), "--data", data, "--workers", "2"];
-  const end = () => {
+  const end = onceAtTheEnd(() => {
     try {
       execFileSync(program("testbed"), ["down", "--data", data], { stdio: "ignore" });
     } finally {
       rmSync(data, { recursive: true, force: true });
     }
-  };
+  });
   try {
     execFileSync(program("testbed"), up, { stdio: ["ignore", "ignore", "inherit"], timeout: 180000 });
   } catch (error) {
@@ -113,12 +123,13 @@ export const startStage = async (scene) => {
   const monitor = spawn(program("monitor"), ["--nodes", ...nodes, "--listen", listen, "--interval", "0.5"], {
     stdio: "ignore",
   });
+  const end = onceAtTheEnd(() => [staged, monitor].forEach((child) => child.kill("SIGKILL")));
   const url = `http://${listen}`;
   await waitFor("the monitor over staged nodes", async () => (await fetch(`${url}/api/cluster`)).ok);
   return {
     url,
     monitor,
-    end: () => [staged, monitor].forEach((child) => child.kill("SIGKILL")),
+    end,
   };
 };
 
