@@ -1,4 +1,4 @@
-//! Routes. Everything but the door ([`login`]) is a GET, and everything here is answered from the
+//! Routes. Everything but the door (`login`) is a GET, and everything here is answered from the
 //! last round or from history; only pages of tasks, workers and log lines (`view`) make the monitor
 //! ask a node, within bounds.
 

@@ -1,7 +1,7 @@
 //! The repair calls: about the node asked, never forwarded, answered in every role.
 //!
 //! What takes long goes on as an operation of its own, whatever becomes of the connection. The call
-//! waits for it, at most [`WAIT_LIMIT`]; then it answers that the operation goes on, and where its
+//! waits for it, at most 300 s; then it answers that the operation goes on, and where its
 //! outcome will stand.
 
 use super::App;

@@ -4,7 +4,7 @@
 //!   the field, a body above [`MAX_BODY_BYTES`] is 413.
 //! - [`OptionalJson`]: the same, but an empty body stands for the default.
 //! - [`Params`]: the query; an unknown or ill-typed parameter is 422.
-//! - [`Id`]: the one parameter of a path, which must be a [name](crate::name).
+//! - [`Id`]: the one parameter of a path, which must be a [`crate::name`].
 //!
 //! The content type is checked before, by [`super::guard`], also for requests that are forwarded.
 

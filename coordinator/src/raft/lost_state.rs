@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::time::Duration;
 
-/// How often it is done unasked within [`WITHIN_HOURS`].
+/// How often it is done unasked within `WITHIN_HOURS`.
 pub const MOST: usize = 3;
 const WITHIN_HOURS: i64 = 24;
 /// After a failed attempt, doubled after each.
