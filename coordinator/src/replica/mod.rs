@@ -368,7 +368,12 @@ impl<O: OlderEntries> Replica<O> {
                 _ => {}
             }
         }
-        if message.from == self.raw.raft.leader_id {
+        // Only what a leader sends counts: one that stepped down and asks for votes is none any more.
+        let leads = matches!(
+            message.get_msg_type(),
+            MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot
+        );
+        if leads && message.from == self.raw.raft.leader_id {
             self.silent_ticks = 0;
         }
         self.note_heard(message.from);
