@@ -63,12 +63,15 @@ impl Truth {
     /// Log matching: whoever writes an entry of this index and term writes the same one, behind
     /// an entry of the same term.
     pub fn written(&mut self, record: &Record, node: &SimNode) {
+        // What stands before an entry may itself be new, in this write or in one before it.
+        let mut last: Option<(u64, u64)> = None;
         for write in record {
-            for (position, entry) in write.entries.iter().enumerate() {
-                let before = match position.checked_sub(1) {
-                    Some(previous) => Some(write.entries[previous].term),
-                    None => written_term(node, entry.index - 1).flatten(),
+            for entry in &write.entries {
+                let before = match last {
+                    Some((index, term)) if index + 1 == entry.index => Some(term),
+                    _ => written_term(node, entry.index - 1).flatten(),
                 };
+                last = Some((entry.index, entry.term));
                 let hash = hash_of(entry);
                 let known = self.written.entry((entry.index, entry.term)).or_insert((hash, before));
                 assert_eq!(known.0, hash, "two entries of index {} and term {}", entry.index, entry.term);
