@@ -16,6 +16,7 @@ pub mod event;
 pub mod http;
 pub mod metrics;
 pub mod metrics_page;
+pub mod openmetrics;
 pub mod performance;
 pub mod task;
 pub mod unique;

@@ -297,6 +297,27 @@ async fn a_kill_ends_the_drain_and_its_processes_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_kill_ended_before_the_drain_was_said_is_named_as_well() {
+    let fake = Fake::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let line = "echo $$ > pid; while :; do sleep 0.1; done";
+    fake.add("long", "command", json!({ "command": line, "cwd": folder.path() }), 60.0);
+    let mut worker = Worker::start(&fake, 1);
+    let pid_file = folder.path().join("pid");
+    fake.until("it runs", |_| std::fs::read_to_string(&pid_file).ok()?.ends_with('\n').then_some(())).await;
+    let process = format!("/proc/{}", std::fs::read_to_string(&pid_file).unwrap().trim());
+    worker.shutdown.kill.cancel();
+    fake.until("its process is gone and its lease given up", |book| {
+        let held = book.heartbeats.last().is_none_or(|heartbeat| !heartbeat.tokens.is_empty());
+        (!std::path::Path::new(&process).exists() && !held).then_some(())
+    })
+    .await;
+    worker.shutdown.drain.cancel();
+    let error = worker.ended().await.unwrap_err();
+    assert!(matches!(&error, WorkerError::Killed { tasks } if tasks == &["long"]), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_drain_does_not_wait_for_ever_for_a_cluster_that_is_gone() {
     let mut fake = Fake::start().await;
     let folder = tempfile::tempdir().unwrap();

@@ -127,10 +127,12 @@ async fn stream(
     Sse::new(events).keep_alive(keep_alive).into_response()
 }
 
-async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+async fn metrics(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     match shared.metrics.text() {
         Ok(text) => {
-            ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+            let (content_type, body) = api::openmetrics::answer(accept, text);
+            ([(header::CONTENT_TYPE, content_type)], body).into_response()
         }
         Err(error) => problem(Problem::new(ErrorCode::Internal, error.to_string())),
     }

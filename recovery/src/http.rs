@@ -261,10 +261,12 @@ async fn health(State(api): State<Api>) -> Response {
     (code, Json(body)).into_response()
 }
 
-async fn metrics(State(api): State<Api>) -> Response {
+async fn metrics(State(api): State<Api>, headers: HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     match api.shared.metrics.text() {
         Ok(text) => {
-            ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+            let (content_type, body) = api::openmetrics::answer(accept, text);
+            ([(header::CONTENT_TYPE, content_type)], body).into_response()
         }
         Err(e) => refuse(ErrorCode::Internal, e.to_string()),
     }

@@ -302,8 +302,13 @@ impl<O: OlderEntries> Driver<O> {
                 if pulse.leads {
                     self.replica.meet_leader(raft_id, pulse.term, pulse.last_index);
                 }
+                let committed = Truncated { index: pulse.commit_index, term: pulse.commit_term };
+                self.replica.learn_commit(committed);
+                if pulse.fetching {
+                    self.replica.on_peer_fetches(raft_id);
+                }
                 if pulse.suspect {
-                    self.replica.meet_suspect(raft_id, pulse.last_index);
+                    self.replica.meet_suspect(raft_id, pulse.verified_index, pulse.last_index);
                 }
                 waiting.ends.insert(raft_id, pulse);
                 self.compare_ends(waiting);
@@ -514,6 +519,11 @@ impl<O: OlderEntries> Driver<O> {
             term: standing.term,
             last_index: end.index,
             last_term: end.term,
+            verified_index: self.replica.verified_index(),
+            commit_index: standing.commit,
+            commit_term: standing.commit_term,
+            // The transport knows.
+            fetching: false,
             trouble,
         });
     }

@@ -6,6 +6,11 @@
 //! Invariant: what is reported durable was written by `Engine::write(non-empty batch, sync)`;
 //! raft-engine's own `sync()` does nothing. A failed sync ends the process (the engine panics,
 //! the profile aborts): after it nobody knows what the disk holds.
+//!
+//! Invariant: a term and a vote are promises that can't be asked back from anybody, so they are
+//! never the log's last record. A second record with the same follows before the sync. Whoever
+//! finds the last record bad has lost entries at most; if it was the one before, a valid record
+//! stands behind it, which is damage.
 
 use super::DataError;
 use crate::raft::driver::{Inbox, Input};
@@ -194,6 +199,7 @@ fn run_writer(
     room: &Room,
 ) {
     let mut held: Option<LogWrite> = None;
+    let mut promised = None;
     loop {
         let Some(first) = held.take().or_else(|| queue.recv().ok()) else { return };
         *progress.busy_since.lock() = Some(Instant::now());
@@ -215,7 +221,19 @@ fn run_writer(
         let started = Instant::now();
         if !batch.is_empty() {
             written.point_before();
-            write_batch(engine, &mut batch, written.must_sync, &taken, room);
+            let state = taken.iter().rev().find_map(|write| write.hard_state.as_ref());
+            let promise = state.map(|state| (state.term, state.vote)).filter(|new| promised != Some(*new));
+            let again = || {
+                let mut again = LogBatch::default();
+                let mut gathered = Gathered::default();
+                taken.iter().for_each(|write| gathered.take(write, &mut again, engine));
+                again
+            };
+            write_batch(engine, batch, written.must_sync && promise.is_none(), again, room);
+            if let (Some(state), Some(_)) = (state, promise) {
+                write_batch(engine, hard_state_alone(state), true, || hard_state_alone(state), room);
+                promised = promise;
+            }
             written.point_after();
             if written.compacted {
                 failpoint!("purge_before");
@@ -242,12 +260,18 @@ fn run_writer(
 ///
 /// A disk that became full all the same, between the look and the write, fails the write and leaves
 /// the engine as it was; the batch is made anew and written when there is room.
-fn write_batch(engine: &Engine, batch: &mut LogBatch, must_sync: bool, taken: &[LogWrite], room: &Room) {
+fn write_batch(
+    engine: &Engine,
+    mut batch: LogBatch,
+    must_sync: bool,
+    again: impl Fn() -> LogBatch,
+    room: &Room,
+) {
     let mut attempt = 0u64;
     loop {
         attempt += 1;
         room.wait_to_write(batch.approximate_size() as u64);
-        let Err(error) = engine.write(batch, must_sync) else { return };
+        let Err(error) = engine.write(&mut batch, must_sync) else { return };
         let full = match &error {
             raft_engine::Error::Io(e) => e.raw_os_error() == Some(rustix::io::Errno::NOSPC.raw_os_error()),
             raft_engine::Error::TryAgain(_) => true,
@@ -263,10 +287,17 @@ fn write_batch(engine: &Engine, batch: &mut LogBatch, must_sync: bool, taken: &[
         if !room.drop_ballast() {
             std::thread::sleep(RETRY_PAUSE);
         }
-        let mut again = Gathered::default();
-        *batch = LogBatch::default();
-        taken.iter().for_each(|write| again.take(write, batch, engine));
+        batch = again();
     }
+}
+
+fn hard_state_alone(state: &HardState) -> LogBatch {
+    let mut batch = LogBatch::default();
+    if let Err(e) = batch.put_message(GROUP, HARD_STATE_KEY.to_vec(), state) {
+        tracing::error!(error = %e, "the hard state can't be encoded for the log; the process ends");
+        std::process::abort();
+    }
+    batch
 }
 
 /// Several writes that become one batch.
@@ -390,4 +421,65 @@ pub fn write_entries_for_test(engine: &Engine, index: u64) {
     let state = HardState { term: 1, commit: index, ..Default::default() };
     batch.put_message(GROUP, HARD_STATE_KEY.to_vec(), &state).unwrap();
     engine.write(&mut batch, true).unwrap();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::driver::inbox;
+    use crate::raft::log_end::{self, LogEnd};
+    use crate::room::RoomLimits;
+    use std::path::PathBuf;
+
+    /// Has these written by the writer thread, and gives the log's file.
+    fn written(folder: &Path, writes: Vec<LogWrite>) -> PathBuf {
+        let log = RaftLog::open(&folder.join("log")).unwrap();
+        let limits = RoomLimits { floor_percent: 100.0, reserve_bytes: 0, max_memory_bytes: u64::MAX };
+        let (inbox, outbox) = inbox();
+        let telemetry = Telemetry::new("n1").unwrap();
+        let room = Room::start(folder, limits);
+        let (queue, thread) = log.start_writer(inbox, Arc::default(), telemetry, room).unwrap();
+        writes.into_iter().for_each(|write| queue.send(write).unwrap());
+        drop(queue);
+        thread.join().unwrap();
+        drop((log, outbox));
+        log_end::files(&folder.join("log")).unwrap().pop().unwrap()
+    }
+
+    fn entry(index: u64) -> LogWrite {
+        let entries = vec![Entry { index, term: 7, data: vec![1; 64].into(), ..Entry::default() }];
+        LogWrite { number: index, entries, must_sync: true, ..LogWrite::default() }
+    }
+
+    /// The log opens again after its last record went bad.
+    fn without_last_record(folder: &Path, file: &Path) -> (LogEnd, RaftLog) {
+        let mut bytes = std::fs::read(file).unwrap();
+        *bytes.iter_mut().rev().find(|byte| **byte != 0).unwrap() ^= 1;
+        std::fs::write(file, bytes).unwrap();
+        let found = log_end::check(&folder.join("log"), &folder.join("quarantine")).unwrap();
+        (found, RaftLog::open(&folder.join("log")).unwrap())
+    }
+
+    #[test]
+    fn a_vote_is_never_the_record_that_a_torn_end_takes_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = HardState { term: 7, vote: 3, commit: 0, ..HardState::default() };
+        let vote =
+            LogWrite { number: 1, hard_state: Some(state.clone()), must_sync: true, ..LogWrite::default() };
+        let file = written(folder.path(), vec![vote]);
+        let (found, log) = without_last_record(folder.path(), &file);
+        assert!(matches!(found, LogEnd::Torn { .. }), "{found:?}");
+        assert_eq!(log.recovered(ConfState::default()).unwrap().hard_state, state);
+    }
+
+    #[test]
+    fn a_new_term_that_comes_with_entries_is_written_twice_and_a_known_one_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = HardState { term: 7, vote: 0, commit: 0, ..HardState::default() };
+        let first = LogWrite { hard_state: Some(state.clone()), ..entry(1) };
+        let file = written(folder.path(), vec![first]);
+        assert_eq!(log_end::look(&file).unwrap(), Ok(2), "the entry with the term, and the term");
+        let (_, log) = without_last_record(folder.path(), &file);
+        assert_eq!((log.bounds().1, log.recovered(ConfState::default()).unwrap().hard_state), (1, state));
+    }
 }

@@ -70,6 +70,14 @@ pub struct Pulse {
     pub last_index: u64,
     /// Term of that entry.
     pub last_term: u64,
+    /// Where it is suspect: the index up to which its log is known to be its leader's.
+    pub verified_index: u64,
+    /// Its commit index.
+    pub commit_index: u64,
+    /// Term of the entry there.
+    pub commit_term: u64,
+    /// True while it fetches a snapshot.
+    pub fetching: bool,
     /// What is wrong with it.
     pub trouble: Trouble,
 }
@@ -600,7 +608,8 @@ impl Transport {
                         return Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "no echo"));
                     }
                     let sent = origin.elapsed().as_nanos() as u64;
-                    let pulse = *self.pulse.read();
+                    let fetching = self.fetching.load(Ordering::Acquire);
+                    let pulse = Pulse { fetching, ..*self.pulse.read() };
                     let payload = postcard::to_stdvec(&(sent, pulse)).map_err(invalid)?;
                     timeout(SILENCE, writer.write_all(&frame(KIND_PULSE, &payload))).await?;
                 }

@@ -14,7 +14,7 @@
 //!   promises is durable.
 //! - A *suspect* replica, one whose log lost its end, neither votes nor campaigns until it holds
 //!   everything a leader had when it met it. Its acknowledgements are true (it acknowledges what
-//!   it has written), its vote would not be: the entry it lost may have been committed with its help.
+//!   it has matched and written), its vote would not be: the entry it lost may have been committed with its help.
 //! - A proposal's outcome is told once. A leader that steps down waits for it: the entry is applied
 //!   here, or another of a later term is committed at its place or before, and then it is lost for
 //!   good and nothing was done. Where a snapshot jumps over its place, or this node leads again with a
@@ -168,6 +168,8 @@ pub struct Standing {
     pub term: u64,
     /// Commit index.
     pub commit: u64,
+    /// Term of the entry there.
+    pub commit_term: u64,
     /// First index of the log.
     pub first: u64,
     /// Last index of the log.
@@ -188,7 +190,8 @@ pub struct Replica<O: OlderEntries> {
     refused: Vec<Tag>,
     /// Reads that wait for the next context.
     new_reads: Vec<Tag>,
-    /// Ticks since a snapshot was sent to a peer that has not answered.
+    /// Ticks since a snapshot was sent to a peer that has not answered, or since it said that it
+    /// is fetching.
     snapshots_sent: BTreeMap<u64, u32>,
     /// Reads on their way, by context counter, with the age of each.
     reads: BTreeMap<u64, PendingRead>,
@@ -350,8 +353,14 @@ impl<O: OlderEntries> Replica<O> {
     pub fn step(&mut self, mut message: Message) {
         if message.get_msg_type() == MessageType::MsgHeartbeat {
             // A leader that does not know yet that this log lost its end names a commit index
-            // beyond it, for which raft-rs would end the process.
-            message.commit = message.commit.min(self.raw.store().last().index);
+            // beyond it, for which raft-rs would end the process; or one at which an entry of
+            // another history stands again.
+            let sound = match self.suspect {
+                Some(_) if message.term > self.raw.raft.term => self.raw.raft.raft_log.committed,
+                Some(_) => self.verified_index(),
+                None => u64::MAX,
+            };
+            message.commit = message.commit.min(sound).min(self.raw.store().last().index);
         }
         if message.get_msg_type() == MessageType::MsgTimeoutNow && self.installing.is_some() {
             return;
@@ -377,8 +386,12 @@ impl<O: OlderEntries> Replica<O> {
             self.silent_ticks = 0;
         }
         self.note_heard(message.from);
+        let verified = self.suspect.and_then(|_| self.verified_by(&message));
         // Refusals (an unknown sender, a stale term) are Raft's own business.
         let _ = self.raw.step(message);
+        if let Some((term, index)) = verified {
+            self.note_verified(term, index);
+        }
         self.draw_timeout();
     }
 
@@ -472,6 +485,7 @@ impl<O: OlderEntries> Replica<O> {
             leader_ready: leading && applied_term == raft.term,
             term: raft.term,
             commit: raft.raft_log.committed,
+            commit_term: raft.raft_log.term(raft.raft_log.committed).unwrap_or(0),
             first,
             last: raft.raft_log.last_index(),
             snapshot: self.raw.store().snapshot_index(),
@@ -544,6 +558,10 @@ impl<O: OlderEntries> Replica<O> {
             let tag = self.tag_of(&entry);
             let conf = self.take_change(&entry);
             turn.apply.push(Committed { entry, tag, conf });
+        }
+        if let Some(first) = write.entries.first() {
+            // What is reported of older writes says nothing of entries that replace theirs.
+            self.unsynced.iter_mut().for_each(|(_, last)| *last = (*last).min(first.index - 1));
         }
         let last = write.entries.last().map_or(0, |e| e.index);
         self.unsynced.push_back((write.number, last));

@@ -8,8 +8,9 @@ use super::{LogWrite, OlderEntries, Replica, Truncated};
 use raft::eraftpb::Snapshot;
 use raft::{StateRole, Storage};
 
-/// A peer that has not answered a snapshot after so many ticks is sent another.
-const SNAPSHOT_TICKS: u32 = 1_500;
+/// A peer that was sent a snapshot and for so many ticks has neither answered nor said that it is
+/// fetching one is sent another: the message, or the process that had it, is gone.
+const SNAPSHOT_TICKS: u32 = 300;
 
 impl<O: OlderEntries> Replica<O> {
     /// A snapshot of the machine is on disk. Gives the compaction to write: entries up to
@@ -55,7 +56,14 @@ impl<O: OlderEntries> Replica<O> {
         Some(LogWrite { compact: Some((snapshot, truncated)), must_sync: true, ..Default::default() })
     }
 
-    /// A peer that was sent a snapshot and says nothing for long gets another.
+    /// A peer says that it is fetching a snapshot, however long that takes.
+    pub fn on_peer_fetches(&mut self, raft_id: u64) {
+        if let Some(age) = self.snapshots_sent.get_mut(&raft_id) {
+            *age = 0;
+        }
+    }
+
+    /// A peer that was sent a snapshot and says nothing of it for long gets another.
     pub(super) fn age_snapshots(&mut self) {
         if self.raw.raft.state != StateRole::Leader {
             self.snapshots_sent.clear();

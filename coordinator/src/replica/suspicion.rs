@@ -2,21 +2,32 @@
 //!
 //! The lost record may have been acknowledged, and an entry may have been committed with its
 //! help. A vote of this replica could then elect somebody who lacks that entry. So it neither
-//! votes nor campaigns until it holds all that a leader, elected without it, had when they met;
-//! every such leader has what was committed, because a quorum without this replica elected it.
-//! Its acknowledgements are true all the same: it acknowledges what it has written.
+//! votes nor campaigns until it holds all that a leader had when they met. Every leader that it
+//! follows has what was committed: of this term or a later one, it was elected without this
+//! replica, or with its vote from before the loss. (A vote and a term can't be what was lost: they
+//! are written twice, see [`crate::raft::log`].)
+//!
+//! Where the lost record had replaced entries of another history, those stand at the log's end
+//! again. So nothing at the end counts before the leader's own entries have been matched with it:
+//! not as caught up, and not as committed because a leader, which remembers what was acknowledged
+//! before the loss, names a commit index. Acknowledgements are true: they follow a match.
 //!
 //! If nobody leads (a power loss everywhere), all voters tell their log ends first; then only
-//! who has the best of them may be elected by it.
+//! who has the best of them may be elected by it. Who they are, a peer may know better: what it
+//! says is committed counts here where the same entry stands, so that nobody waits for a member
+//! that was taken out.
 
 use super::{OlderEntries, Replica, Truncated};
 use raft::StateRole;
+use raft::eraftpb::{Message, MessageType};
 
 /// What a suspect replica still has to see.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Suspicion {
     /// (leader, term, index to reach): the leader's last index when it was met in that term.
     pub(super) met: Option<(u64, u64, u64)>,
+    /// The last index up to which this log was found to be that of the leader of a term.
+    pub(super) verified: Option<(u64, u64)>,
     /// The best log end among all voters, once every one of them has told its own.
     pub(super) floor: Option<Truncated>,
 }
@@ -61,16 +72,54 @@ impl<O: OlderEntries> Replica<O> {
         self.clear_suspicion();
     }
 
-    /// A suspect peer's log ends here: what this leader counted beyond it is gone there.
-    pub fn meet_suspect(&mut self, raft_id: u64, last_index: u64) {
+    /// What an append says of this log: where it goes on from an entry that stands here too, the
+    /// log is the leader's up to the append's end once it is taken.
+    pub(super) fn verified_by(&self, message: &Message) -> Option<(u64, u64)> {
+        let raft = &self.raw.raft;
+        let matches = message.get_msg_type() == MessageType::MsgAppend
+            && message.term >= raft.term
+            && raft.raft_log.match_term(message.index, message.log_term);
+        matches.then(|| (message.term, message.index + message.entries.len() as u64))
+    }
+
+    pub(super) fn note_verified(&mut self, term: u64, index: u64) {
+        if let Some(suspicion) = &mut self.suspect {
+            let known = suspicion.verified.filter(|(t, _)| *t == term).map_or(0, |(_, known)| known);
+            suspicion.verified = Some((term, known.max(index)));
+        }
+    }
+
+    /// The index up to which this suspect's log is known to be its leader's. Beyond what is
+    /// committed here, nothing is before the leader was heard.
+    pub fn verified_index(&self) -> u64 {
+        let raft = &self.raw.raft;
+        let of_this_term = |(term, index): (u64, u64)| (term == raft.term).then_some(index);
+        let verified = self.suspect.and_then(|s| s.verified).and_then(of_this_term);
+        verified.unwrap_or(0).max(raft.raft_log.committed)
+    }
+
+    /// A suspect peer has found its log to be this leader's up to `verified`; its log ends at
+    /// `last_index`. What this leader counted beyond it is gone there.
+    pub fn meet_suspect(&mut self, raft_id: u64, verified: u64, last_index: u64) {
         if self.raw.raft.state != StateRole::Leader {
             return;
         }
         if let Some(progress) = self.raw.raft.mut_prs().get_mut(raft_id)
-            && progress.matched > last_index
+            && progress.matched > verified
         {
-            progress.matched = last_index;
+            progress.matched = verified;
             progress.become_probe();
+            // Where it goes on is asked from its end downwards.
+            progress.next_idx = progress.next_idx.max(last_index + 1);
+        }
+    }
+
+    /// A peer knows this entry to be committed. Where it stands here too, so does everything
+    /// before it.
+    pub fn learn_commit(&mut self, entry: Truncated) {
+        let log = &mut self.raw.raft.raft_log;
+        if self.suspect.is_some() && entry.index > log.committed && log.match_term(entry.index, entry.term) {
+            log.commit_to(entry.index);
         }
     }
 
@@ -84,18 +133,134 @@ impl<O: OlderEntries> Replica<O> {
 
     pub(super) fn clear_suspicion(&mut self) {
         let Some(suspicion) = self.suspect else { return };
-        let raft = &mut self.raw.raft;
+        let raft = &self.raw.raft;
         if raft.state == StateRole::Leader {
             // Its end was the best of all, and a quorum found so too.
             self.suspect = None;
         } else if let Some((leader, term, target)) = suspicion.met
             && (raft.leader_id, raft.term) == (leader, term)
-            && self.raw.store().durable_index() >= target
+            && self.raw.store().durable_index().min(self.verified_index()) >= target
         {
-            // The lost record may have held a vote in this term: count it as the leader's, so
-            // that nobody else can get it.
-            self.raw.raft.vote = leader;
             self.suspect = None;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Recovered, ReplicaConfig};
+    use super::*;
+    use raft::eraftpb::{ConfState, Entry, HardState};
+
+    struct Disk(Vec<Entry>);
+
+    impl OlderEntries for Disk {
+        fn fetch(&self, low: u64, high: u64, _max_bytes: u64) -> Result<Vec<Entry>, String> {
+            Ok(self.0.iter().filter(|e| (low..high).contains(&e.index)).cloned().collect())
+        }
+    }
+
+    fn entry(index: u64, term: u64) -> Entry {
+        Entry { index, term, ..Entry::default() }
+    }
+
+    /// Member 2 of three. Its last record, which replaced entries 3 and 4 by those of term 2, is
+    /// lost, so that those of term 1 stand there again; two entries are committed.
+    fn suspect() -> Replica<Disk> {
+        let config = ReplicaConfig {
+            raft_id: 2,
+            boot_nonce: 1,
+            heartbeat_ticks: 2,
+            election_ticks_min: 10,
+            election_ticks_max: 20,
+            applied: 0,
+            applied_log_ms: 0,
+            cache_limit_bytes: 1 << 20,
+            max_uncommitted_bytes: 1 << 20,
+            suspect: true,
+            seed: 1,
+        };
+        let recovered = Recovered {
+            hard_state: HardState { term: 2, vote: 1, commit: 2, ..HardState::default() },
+            conf_state: ConfState { voters: vec![1, 2, 3], ..ConfState::default() },
+            last: Truncated { index: 4, term: 1 },
+            ..Recovered::default()
+        };
+        Replica::new(config, recovered, Disk((1..=4).map(|index| entry(index, 1)).collect())).unwrap()
+    }
+
+    fn from_leader(msg_type: MessageType, commit: u64) -> Message {
+        Message { msg_type, from: 1, to: 2, term: 2, commit, ..Message::default() }
+    }
+
+    /// The leader's entries 3 and 4, all that it has.
+    fn append() -> Message {
+        let entries = vec![entry(3, 2), entry(4, 2)].into();
+        Message { index: 2, log_term: 1, entries, ..from_leader(MessageType::MsgAppend, 4) }
+    }
+
+    /// (index, term) of what is to be applied now; all writes are made durable.
+    fn applied(replica: &mut Replica<Disk>) -> Vec<(u64, u64)> {
+        let mut all = Vec::new();
+        loop {
+            let turn = replica.turn();
+            all.extend(turn.apply.iter().map(|c| (c.entry.index, c.entry.term)));
+            let Some(last) = turn.writes.last() else { return all };
+            replica.on_durable(last.number);
+        }
+    }
+
+    #[test]
+    fn a_commit_index_counts_only_where_the_log_was_matched() {
+        let mut replica = suspect();
+        replica.step(from_leader(MessageType::MsgHeartbeat, 4));
+        assert_eq!(applied(&mut replica), [(1, 1), (2, 1)], "3 and 4 are another history's");
+        assert_eq!(replica.verified_index(), 2);
+        replica.step(append());
+        replica.step(from_leader(MessageType::MsgHeartbeat, 4));
+        assert_eq!(applied(&mut replica), [(3, 2), (4, 2)]);
+        assert_eq!(replica.verified_index(), 4);
+    }
+
+    #[test]
+    fn what_a_peer_knows_to_be_committed_counts_where_the_same_entry_stands() {
+        let mut replica = suspect();
+        replica.learn_commit(Truncated { index: 4, term: 2 });
+        replica.learn_commit(Truncated { index: 9, term: 2 });
+        assert_eq!(applied(&mut replica), [(1, 1), (2, 1)], "this log has another entry 4, and no 9");
+        replica.learn_commit(Truncated { index: 3, term: 1 });
+        assert_eq!(applied(&mut replica), [(3, 1)]);
+    }
+
+    #[test]
+    fn a_log_that_is_long_enough_is_not_caught_up_before_it_was_matched() {
+        let mut replica = suspect();
+        replica.step(from_leader(MessageType::MsgHeartbeat, 2));
+        replica.meet_leader(1, 2, 4);
+        applied(&mut replica);
+        assert!(replica.standing().suspect, "its end is as far, and not the leader's");
+        replica.step(append());
+        assert!(replica.standing().suspect, "the entries are not durable");
+        applied(&mut replica);
+        assert!(!replica.standing().suspect);
+    }
+
+    #[test]
+    fn a_write_that_was_overtaken_makes_nothing_durable_that_replaced_it() {
+        let mut replica = suspect();
+        let mut older = append();
+        older.set_commit(2);
+        let mut newer = older.clone();
+        replica.step(older);
+        let older = replica.turn().writes.last().unwrap().number;
+        newer.set_term(3);
+        newer.set_from(3);
+        newer.mut_entries().iter_mut().for_each(|e| e.set_term(3));
+        replica.step(newer);
+        let number = replica.turn().writes.last().unwrap().number;
+        replica.on_durable(older);
+        assert_eq!(replica.raw.store().durable_index(), 2, "3 and 4 of term 3 are on their way");
+        replica.on_durable(number);
+        assert_eq!(replica.raw.store().durable_index(), 4);
     }
 }

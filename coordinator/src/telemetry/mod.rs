@@ -19,7 +19,7 @@ pub mod trail;
 
 use crate::machine::Effect;
 use api::task::{AttemptOutcome, TaskState};
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use instruments::Histograms;
 use opentelemetry::KeyValue;
@@ -367,7 +367,7 @@ impl Telemetry {
 
 /// What `prometheus_port` serves: `GET /metrics`.
 pub fn metrics_router(telemetry: Telemetry) -> axum::Router {
-    let render = move || std::future::ready(scrape(&telemetry));
+    let render = move |headers: HeaderMap| std::future::ready(scrape(&telemetry, &headers));
     let unknown = || async {
         crate::http::problem::ApiError::new(
             api::ErrorCode::UnknownEndpoint,
@@ -377,11 +377,12 @@ pub fn metrics_router(telemetry: Telemetry) -> axum::Router {
     axum::Router::new().route("/metrics", axum::routing::get(render)).fallback(unknown)
 }
 
-fn scrape(telemetry: &Telemetry) -> Response {
+fn scrape(telemetry: &Telemetry, headers: &HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     match telemetry.render() {
         Ok(text) => {
-            const TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-            ([(header::CONTENT_TYPE, TEXT)], text).into_response()
+            let (content_type, body) = api::openmetrics::answer(accept, text);
+            ([(header::CONTENT_TYPE, content_type)], body).into_response()
         }
         Err(why) => crate::http::problem::ApiError::new(api::ErrorCode::Internal, why).into_response(),
     }

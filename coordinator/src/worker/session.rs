@@ -58,6 +58,8 @@ pub struct Session {
     /// True while the coordinator wants it to take nothing new.
     told_to_drain: AtomicBool,
     drain_said: AtomicBool,
+    /// Tasks whose processes the kill ended. They are no longer held.
+    unfinished: Mutex<Vec<String>>,
     /// Ends the heartbeat, last of all.
     ended: CancellationToken,
 }
@@ -80,6 +82,7 @@ impl Session {
             heartbeat_interval_ms: AtomicU64::new(HEARTBEAT_INTERVAL_MS),
             told_to_drain: AtomicBool::new(false),
             drain_said: AtomicBool::new(false),
+            unfinished: Mutex::new(Vec::new()),
             ended: CancellationToken::new(),
         })
     }
@@ -168,6 +171,11 @@ impl Session {
         if !accepted {
             self.freed.notify_waiters();
         }
+    }
+
+    /// The kill ended the task's processes before they were done.
+    pub fn left_unfinished(&self, task_id: &str) {
+        self.unfinished.lock().push(task_id.to_owned());
     }
 
     /// The lease's work is done; its result is on its way.
@@ -354,21 +362,21 @@ impl Session {
         let mut idle_since = None;
         loop {
             let kill = tokio::select! {
-                () = tracker.wait() => return self.killed_or_done(Vec::new()),
+                () = tracker.wait() => return self.killed_or_done(),
                 () = self.shutdown.kill.cancelled() => true,
                 () = tokio::time::sleep(Duration::from_millis(200)) => false,
             };
-            let tasks = self.held.lock().task_ids();
             if kill {
                 self.guard.kill_all();
                 // Each piece of work sees the token as well; this only waits for them.
                 let _ = tokio::time::timeout(KILL_LIMIT, tracker.wait()).await;
-                return self.killed_or_done(tasks);
+                return self.killed_or_done();
             }
             if self.guard.is_idle() {
                 let since = *idle_since.get_or_insert_with(Instant::now);
                 if since.elapsed() >= self.config.drain_report_limit {
                     let waited_seconds = since.elapsed().as_secs();
+                    let tasks = self.held.lock().task_ids();
                     return Err(WorkerError::Undelivered { tasks, waited_seconds });
                 }
             } else {
@@ -377,7 +385,13 @@ impl Session {
         }
     }
 
-    fn killed_or_done(&self, tasks: Vec<String>) -> Result<(), WorkerError> {
+    /// A kill that came while the drain was being said has emptied the tracker already, so what it
+    /// ended is asked for, not what is held.
+    fn killed_or_done(&self) -> Result<(), WorkerError> {
+        let mut tasks = self.unfinished.lock().clone();
+        tasks.extend(self.held.lock().task_ids());
+        tasks.sort();
+        tasks.dedup();
         if tasks.is_empty() { Ok(()) } else { Err(WorkerError::Killed { tasks }) }
     }
 }

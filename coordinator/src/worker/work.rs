@@ -26,6 +26,9 @@ pub async fn carry_out(session: Arc<Session>, task: LeasedTask, taken_back: Canc
         other => Some(Done::failed(Some(format!("this worker can't run tasks of type {other:?}")))),
     };
     let mut accepted = false;
+    if done.is_none() && !taken_back.is_cancelled() {
+        session.left_unfinished(&task.task_id);
+    }
     if let Some(done) = done.filter(|_| !taken_back.is_cancelled()) {
         let report = FinishedAttempt {
             task_id: task.task_id.clone(),

@@ -124,8 +124,13 @@ impl SharedDisk {
         while let Some(record) = disk.unsynced.pop_front() {
             // A record that names a snapshot frees what it replaces; it is no end of the log.
             let plain = record.iter().all(|w| w.install.is_none() && w.compact.is_none());
-            disk.before_last = plain.then(|| disk.synced.clone());
+            let before = plain.then(|| disk.synced.clone());
+            let promised = |log: &Log| (log.hard_state.term, log.hard_state.vote);
+            let promise = promised(&disk.synced);
             disk.synced.take(&record, forget_truncation);
+            // A new term or vote is followed by a second record with the same: that one is the last.
+            let twice = promise != promised(&disk.synced);
+            disk.before_last = if twice { Some(disk.synced.clone()) } else { before };
         }
     }
 

@@ -17,6 +17,9 @@ pub struct Pulse {
     pub suspect: bool,
     pub term: u64,
     pub end: Truncated,
+    pub verified: u64,
+    pub committed: Truncated,
+    pub fetching: bool,
 }
 
 /// What a packet carries.

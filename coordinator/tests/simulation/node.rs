@@ -325,8 +325,12 @@ impl World {
                 if pulse.leads {
                     running.replica.meet_leader(from, pulse.term, pulse.end.index);
                 }
+                running.replica.learn_commit(pulse.committed);
+                if pulse.fetching {
+                    running.replica.on_peer_fetches(from);
+                }
                 if pulse.suspect {
-                    running.replica.meet_suspect(from, pulse.end.index);
+                    running.replica.meet_suspect(from, pulse.verified, pulse.end.index);
                 }
                 running.ends.insert(from, pulse);
                 self.compare_ends(at);
@@ -440,6 +444,9 @@ impl World {
             suspect: standing.suspect,
             term: standing.term,
             end: running.replica.log_end(),
+            verified: running.replica.verified_index(),
+            committed: Truncated { index: standing.commit, term: standing.commit_term },
+            fetching: running.fetching.is_some() || running.install.is_some(),
         };
         let own = self.nodes[at].id;
         let others: Vec<u64> = self.nodes.iter().map(|n| n.id).filter(|id| *id != own).collect();

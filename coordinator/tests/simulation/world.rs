@@ -191,10 +191,11 @@ impl World {
     pub fn standings(&self) -> String {
         let of = |node: &SimNode| match &node.running {
             Some(running) => format!(
-                "node {}: {:?}, applied {}",
+                "node {}: {:?}, applied {}, progress {:?}",
                 node.id,
                 running.replica.standing(),
-                running.machine.applied_index()
+                running.machine.applied_index(),
+                running.replica.progress()
             ),
             None => format!("node {}: down until {}", node.id, node.down_until),
         };
