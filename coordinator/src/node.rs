@@ -153,6 +153,10 @@ struct Shared {
     /// Told when the node is to start again under a new incarnation.
     start_again: tokio::sync::Notify,
     threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
+    /// Held while Raft is being started: until then there are threads that are not in `threads`.
+    starting: Mutex<()>,
+    /// Ends the present run of Raft, also one that is still being started.
+    run_end: Mutex<CancellationToken>,
 }
 
 /// What exists only while Raft runs.
@@ -198,6 +202,8 @@ impl Node {
                 lost_state: Mutex::default(),
                 start_again: tokio::sync::Notify::new(),
                 threads: Mutex::default(),
+                starting: Mutex::default(),
+                run_end: Mutex::default(),
             }),
         }
     }
@@ -247,6 +253,7 @@ impl Node {
         store: Arc<Store>,
         telemetry: Telemetry,
     ) -> Result<(), String> {
+        let _starting = self.shared.starting.lock();
         let card = self.shared.founder.card();
         let own = Member {
             node_id: card.node_id.clone(),
@@ -286,6 +293,7 @@ impl Node {
         let replica = Replica::with_logger(replica_config, recovered, log.clone(), &logger)?;
         let (inbox, outbox) = inbox();
         let end = self.shared.end.child_token();
+        *self.shared.run_end.lock() = end.clone();
         let transport = Transport::start(
             Own {
                 cluster_id: founding.cluster_id.clone(),
@@ -372,12 +380,17 @@ impl Node {
             turns: self.shared.turns.clone(),
             raft_id,
         };
+        let ended = end.clone();
         *self.shared.running.write() = Some(Running { inbox, applier: to_applier, transport, log, end });
         let driver_thread = std::thread::Builder::new()
             .name("raft".into())
             .spawn(move || driver.run(applied))
             .map_err(start)?;
         self.shared.threads.lock().extend([driver_thread, writer_thread, applier_thread]);
+        // A peer's verdict may come as soon as there are connections, before there was a run to end.
+        if ended.is_cancelled() {
+            self.end_run();
+        }
         Ok(())
     }
 
@@ -432,13 +445,18 @@ impl Node {
         why
     }
 
-    /// Ends Raft on this node; `role` and `why` are what it shows from now on.
-    fn halt(&self, role: Role, why: &str) {
+    fn end_run(&self) {
+        self.shared.run_end.lock().cancel();
         let running = self.shared.running.write().take();
         if let Some(running) = running {
             running.end.cancel();
             running.inbox.tell(Input::Stop);
         }
+    }
+
+    /// Ends Raft on this node; `role` and `why` are what it shows from now on.
+    fn halt(&self, role: Role, why: &str) {
+        self.end_run();
         self.shared.view.send_modify(|view| {
             view.role = role;
             view.role_detail = Some(why.to_owned());

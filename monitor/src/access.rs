@@ -22,6 +22,7 @@ use sha2::{Digest, Sha256};
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
 
 /// The cookie of a session.
 pub const COOKIE: &str = "holdfast_session";
@@ -128,6 +129,14 @@ pub enum GateError {
 struct Session {
     began: Instant,
     used: Instant,
+    /// Fires when the session is gone.
+    ended: CancellationToken,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.ended.cancel();
+    }
 }
 
 /// Decides who may look.
@@ -215,6 +224,26 @@ impl Gate {
         true
     }
 
+    /// Waits until this session is over: logged out, pushed out by newer ones, or as old as a
+    /// session gets. Never over for whoever needs none. An open stream is no use of its session, and
+    /// goes on while nothing else is asked for: a screen on a wall.
+    pub fn session_over(&self, session: Option<&str>) -> impl Future<Output = ()> + Send + use<> {
+        let sessions = self.sessions.lock();
+        let found = session.and_then(|shown| sessions.get(&digest(shown)));
+        let end = found.map(|session| (session.ended.clone(), session.began + SESSION_LIMIT));
+        async move {
+            match end {
+                Some((ended, limit)) => {
+                    tokio::select! {
+                        () = ended.cancelled() => {}
+                        () = tokio::time::sleep_until(limit.into()) => {}
+                    }
+                }
+                None => std::future::pending().await,
+            }
+        }
+    }
+
     /// Checks a password; gives the cookie of a new session.
     pub async fn log_in(&self, username: &str, password: String) -> Result<String, LoginError> {
         self.logins.check(username, password).await?;
@@ -229,7 +258,7 @@ impl Gate {
             }
         }
         let now = Instant::now();
-        sessions.insert(digest(&secret), Session { began: now, used: now });
+        sessions.insert(digest(&secret), Session { began: now, used: now, ended: CancellationToken::new() });
         Ok(self.cookie(&secret, SESSION_LIMIT.as_secs()))
     }
 
@@ -260,6 +289,7 @@ pub fn session_of(cookies: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::FutureExt as _;
 
     fn config() -> AccessConfig {
         let user = AuthUser {
@@ -286,6 +316,24 @@ mod tests {
         let secure = AccessConfig { enable_tls: true, ..config() };
         let cookie = Gate::new(&secure).unwrap().log_in("ann", "right".into()).await.unwrap();
         assert!(cookie.ends_with("; Secure"), "{cookie}");
+    }
+
+    #[tokio::test]
+    async fn what_a_session_opened_ends_with_it() {
+        let gate = Gate::new(&config()).unwrap();
+        let mut shown = Vec::new();
+        for _ in 0..2 {
+            let cookie = gate.log_in("ann", "right".into()).await.unwrap();
+            shown.push(session_of(cookie.split(';').next().unwrap()).unwrap().to_owned());
+        }
+        let over = gate.session_over(Some(&shown[0]));
+        let other = gate.session_over(Some(&shown[1]));
+        let open = gate.session_over(None);
+        tokio::pin!(over, other, open);
+        assert!(over.as_mut().now_or_never().is_none());
+        gate.log_out(Some(&shown[0]));
+        assert!(over.as_mut().now_or_never().is_some());
+        assert!(other.now_or_never().is_none() && open.now_or_never().is_none());
     }
 
     #[test]

@@ -5,6 +5,7 @@
 mod history;
 mod login;
 
+use crate::access::session_of;
 use crate::own::OwnState;
 use crate::pages::Seen;
 use crate::service::Shared;
@@ -122,7 +123,15 @@ async fn stream(
         (None, Some("plain")) => Watched::Plain,
         (None, _) => Watched::Cluster,
     };
-    let events = shared.hub.watch(place, watched, last_id, shared.end.clone());
+    let session = headers.get(header::COOKIE).and_then(|value| value.to_str().ok()).and_then(session_of);
+    let (over, stopping) = (shared.gate.session_over(session), shared.end.clone());
+    let end = async move {
+        tokio::select! {
+            () = over => {}
+            () = stopping.cancelled() => {}
+        }
+    };
+    let events = shared.hub.watch(place, watched, last_id, end);
     let keep_alive = KeepAlive::new().interval(Duration::from_secs(10));
     Sse::new(events).keep_alive(keep_alive).into_response()
 }

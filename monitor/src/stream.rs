@@ -8,7 +8,6 @@
 
 use crate::pages::Drawn;
 use axum::response::sse::Event;
-use futures_util::Stream;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -16,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
-use tokio_util::sync::CancellationToken;
+use tokio_stream::wrappers::ReceiverStream;
 
 /// The most streams at once.
 pub const MAX_STREAMS: usize = 128;
@@ -161,26 +160,26 @@ impl Hub {
         (state.seq, events)
     }
 
-    /// The stream of one watcher. It ends when `end` is cancelled.
+    /// The stream of one watcher. It ends when `end` comes.
     pub fn watch(
         self: &Arc<Self>,
         place: Place,
         watched: Watched,
         last_id: Option<&str>,
-        end: CancellationToken,
-    ) -> impl Stream<Item = Result<Event, Infallible>> + use<> {
+        end: impl Future<Output = ()> + Send + 'static,
+    ) -> ReceiverStream<Result<Event, Infallible>> {
         let (sender, receiver) = mpsc::channel(STREAM_BUFFER_EVENTS);
         let position = self.position(last_id);
         let hub = self.clone();
         tokio::spawn(async move {
             let _place = place;
             tokio::select! {
-                () = end.cancelled() => {}
+                () = end => {}
                 () = sender.closed() => {}
                 _ = hub.feed(&watched, position, &sender) => {}
             }
         });
-        tokio_stream::wrappers::ReceiverStream::new(receiver)
+        ReceiverStream::new(receiver)
     }
 
     /// Sends batch after batch until the watcher is gone.

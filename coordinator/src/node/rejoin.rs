@@ -41,6 +41,8 @@ impl Node {
 
     fn renew(&self, why: &str, operation: Operation) {
         operation.says("waiting for the threads of the old incarnation to end");
+        // One that failed while it was being started has threads that are not known yet.
+        drop(self.shared.starting.lock());
         let threads = std::mem::take(&mut *self.shared.threads.lock());
         threads.into_iter().for_each(|thread| drop(thread.join()));
         operation.says("writing the new incarnation, moving the old log into quarantine");
