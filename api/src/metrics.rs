@@ -82,6 +82,7 @@ metrics! {
     BUILD_INFO = Gauge "holdfast.build.info" "{info}" ["version"] "Always 1; the labels name the build.";
     NODE_UPTIME = Gauge "holdfast.uptime" "s" [] "Seconds since the process started.";
     LOG_LINES_LOST = Counter "holdfast.log.lines.lost" "{line}" [] "Log lines that did not reach the log file: it could not be written, or not fast enough.";
+    OTLP_ITEMS = Counter "holdfast.otlp.items" "{item}" ["signal", "outcome"] "Spans (traces), log records (logs) and collections of metrics (metrics) for the collector, by outcome: sent, failed (it did not take them), dropped (too many waited). All 0 where nothing is exported.";
     RAFT_TERM = Gauge "holdfast.raft.term" "{term}" [] "Raft term of this node.";
     RAFT_ROLE = Gauge "holdfast.raft.role" "{role}" ["state"] "1 for the node's present role, 0 for each other.";
     RAFT_HAS_LEADER = Gauge "holdfast.raft.has.leader" "{leader}" [] "1 while this node knows a leader.";

@@ -178,6 +178,9 @@ pub struct FinishedAttempt {
     /// What the attempt used, in whole units.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<BTreeMap<String, u64>>,
+    /// The place in a trace that the lease came with (or one below it).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
 }
 
 /// Answer to a batch of results, in its order.
@@ -224,6 +227,10 @@ pub struct LeasedTask {
     /// When the lease ends unless it is renewed.
     #[schema(value_type = String, format = DateTime)]
     pub lease_expires_at: Timestamp,
+    /// The lease's place in the trace of the task's submission (W3C `traceparent`), where that is
+    /// sampled: for the task's process, and to be sent back with the result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
 }
 
 /// A worker as `GET /api/workers` shows it.

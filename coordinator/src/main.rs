@@ -52,7 +52,13 @@ async fn run_node(arguments: Arguments) -> anyhow::Result<ExitCode> {
     if arguments.check_peers {
         return Ok(cli::check_peers(&config, arguments.json).await);
     }
-    let (logs, guard, control) = coordinator::telemetry::logs::init(&config)?;
+    let origin = otlp::Origin {
+        service: coordinator::telemetry::SERVICE,
+        instance: config.node_id.clone(),
+        node_id: Some(config.node_id.clone()),
+    };
+    let export = otlp::Export::start(config.export()?, &origin)?;
+    let (logs, guard, control) = coordinator::telemetry::logs::init(&config, &export)?;
     for remark in &remarks {
         match remark.grade {
             Grade::Warning => tracing::warn!("{remark}"),
@@ -64,7 +70,12 @@ async fn run_node(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let stop = CancellationToken::new();
     watch_signals(&live, &stop)?;
     let options = ServeOptions { force_sync: arguments.force_sync };
-    match server::serve(live, logs, guard, stop, options).await? {
+    let ended = server::serve(live, logs, guard, export.clone(), stop, options).await;
+    if let Err(error) = &ended {
+        tracing::error!(%error, "the node ends");
+    }
+    export.shutdown(server::FLUSH).await;
+    match ended? {
         Ended::Stopped => Ok(ExitCode::SUCCESS),
         Ended::Restart => begin_anew(),
     }

@@ -242,6 +242,7 @@ impl Node {
             self.shared.founder.found(config, &peers).await.map_err(|e| self.fail(e.to_string()))?;
         self.shared.roster.begin(&founding, self.shared.founder.known(), configured_addresses(config));
         *self.shared.founding.write() = Some(founding.clone());
+        telemetry.cluster_is(&founding.cluster_id);
         self.start_raft(config, &founding, suspect, store, telemetry).map_err(|why| self.fail(why))
     }
 
@@ -261,6 +262,7 @@ impl Node {
             address: card.address.clone(),
         };
         let raft_id = own.raft_id();
+        telemetry.traces().member(raft_id);
         let founders = founding.membership();
         let log = RaftLog::open(&config.data_dir.join("raft")).map_err(|e| e.to_string())?;
         let mut recovered = log.recovered(founders.conf_state())?;

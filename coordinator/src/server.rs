@@ -8,7 +8,7 @@ use crate::live::Live;
 use crate::node::Node;
 use crate::raft::identity::Identity;
 use crate::raft::{force_sync, lost_state};
-use crate::store::{Store, StoreOptions};
+use crate::store::{OnWritten, Store, StoreOptions};
 use crate::telemetry::logs::LogGuard;
 use crate::telemetry::ring::LogRing;
 use crate::telemetry::{Telemetry, metrics_router};
@@ -23,6 +23,8 @@ const CLOSE: Duration = Duration::from_secs(10);
 /// How long a leader that handed over goes on taking connections: the others forward to it until they
 /// have heard of the next one, and a connection closed under a request leaves its outcome unknown.
 const LINGER: Duration = Duration::from_millis(500);
+/// How long the last figures, lines and spans may take to their collector.
+pub const FLUSH: Duration = Duration::from_secs(3);
 /// How long requests in flight may take to end after the node was told to stop.
 const DRAIN: Duration = Duration::from_secs(3);
 
@@ -82,6 +84,7 @@ pub async fn serve(
     live: Live,
     logs: LogRing,
     _guard: LogGuard,
+    export: otlp::Export,
     stop: CancellationToken,
     options: ServeOptions,
 ) -> Result<Ended, ServeError> {
@@ -101,7 +104,10 @@ pub async fn serve(
         false
     });
     let synchronise = asked && identity.founded();
-    let telemetry = Telemetry::new(&config.node_id).map_err(part("metrics"))?;
+    let telemetry = Telemetry::exporting(&config.node_id, export).map_err(part("metrics"))?;
+    if let Some(founding) = identity.founding() {
+        telemetry.cluster_is(&founding.cluster_id);
+    }
     let store = Arc::new(open_store(&config, &telemetry));
     let node = Node::new(identity, &config);
     let sampler = Sampler::start(node.clone(), config.data_dir.clone())
@@ -232,6 +238,10 @@ fn open_store(config: &Config, telemetry: &Telemetry) -> Store {
             let telemetry = telemetry.clone();
             move |effects: usize, took: Duration| telemetry.store_write(took, effects as u64)
         })),
+        on_written: telemetry.traces().is_on().then(|| {
+            let traces = telemetry.traces().clone();
+            Arc::new(move |index| traces.written(index)) as OnWritten
+        }),
         ..StoreOptions::default()
     };
     match Store::open(config.db_path(), options()) {

@@ -291,3 +291,35 @@ fn log_time_goes_on_where_the_last_leader_was() {
     let log_ms: Vec<u64> = stamps.iter().map(|s| s.log_ms).collect();
     assert_eq!(log_ms, [0, 60_000, 60_000]);
 }
+
+/// What a trace adds to an entry goes to every log, and is no part of what a machine or the hash
+/// chain over the log can see.
+#[test]
+fn a_trace_travels_beside_what_is_replicated() {
+    let command = [Command::Checkpoint.encode()];
+    let entry_with = |context: &[u8]| {
+        let mut three = Three::new();
+        three.member(1).campaign();
+        three.settle();
+        three.member(1).propose_with(&command, context.to_vec(), 7, 9, 1).unwrap();
+        three.settle();
+        let last = |id: &u64| three.members[id].1.0.borrow().1.last().cloned().unwrap();
+        let entries = [1, 2, 3].map(|id| last(&id));
+        assert!(entries.iter().all(|entry| *entry == entries[0]), "{entries:?}");
+        entries[0].clone()
+    };
+    let hashed = |entry: &Entry| {
+        let mut machine = coordinator::machine::Machine::new();
+        let batch = coordinator::command::Batch::decode(&entry.data).unwrap();
+        for command in &batch.commands {
+            machine.apply(1, 1, batch.stamp, command, &mut Vec::new());
+        }
+        machine.finish_entry(1, 1, &entry.data);
+        (machine.checksum(), machine.log_chain())
+    };
+    let (plain, traced) = (entry_with(&[]), entry_with(b"a place in a trace"));
+    assert!(plain.context.is_empty(), "what is not sampled has no byte");
+    assert_eq!(traced.context.as_ref(), b"a place in a trace");
+    assert_eq!(plain.data, traced.data);
+    assert_eq!(hashed(&plain), hashed(&traced));
+}

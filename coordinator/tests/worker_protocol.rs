@@ -27,6 +27,7 @@ impl Worker {
             slots,
             types: vec!["command".into(), "noop".into()],
             drain_report_limit: Duration::from_secs(1),
+            tracer: otlp::Tracer::default(),
         };
         let shutdown = Shutdown::default();
         Worker { running: tokio::spawn(worker::run(config, fake.client(), shutdown.clone())), shutdown }

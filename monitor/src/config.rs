@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// Where it listens when it is not told.
-const DEFAULT_LISTEN: &str = "127.0.0.1:8090";
+pub const DEFAULT_LISTEN: &str = "127.0.0.1:8090";
 /// The shortest and the longest interval, seconds.
 const INTERVAL_SECONDS: std::ops::RangeInclusive<f64> = 0.05..=3_600.0;
 

@@ -58,8 +58,12 @@ impl MonitorMetrics {
             .without_target_info()
             .build()
             .map_err(|error| MetricsError::Setup(error.to_string()))?;
-        let provider = SdkMeterProvider::builder().with_reader(exporter).build();
+        let export = otlp::Export::installed();
+        let provider = export
+            .provide(SdkMeterProvider::builder().with_reader(exporter))
+            .map_err(|error| MetricsError::Setup(error.to_string()))?;
         let meter = provider.meter("holdfast.monitor");
+        export.counts().observe(&meter);
         gauge(&meter, &declared::BUILD_INFO).record(1, &[KeyValue::new("version", api::VERSION)]);
         let active: Active = Arc::default();
         observe_active(&meter, active.clone());

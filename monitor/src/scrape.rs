@@ -10,6 +10,7 @@ use api::cluster::Report;
 use api::http::Access;
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
+use otlp::SpanKind;
 use std::time::{Duration, Instant};
 
 /// The largest report that is read.
@@ -85,6 +86,13 @@ impl Scraper {
 
     /// One round: every node is asked at once; the answers come in the order of the addresses.
     pub async fn round(&self) -> Vec<NodeReport> {
+        match otlp::Export::installed().tracer().begin("scrape.round", SpanKind::Internal) {
+            None => self.ask_all().await,
+            Some(span) => otlp::context::within(&span, self.ask_all()).await,
+        }
+    }
+
+    async fn ask_all(&self) -> Vec<NodeReport> {
         let ask = |(place, address): (usize, String)| async move { (place, self.ask(&address).await) };
         let questions: Vec<(usize, String)> = self.nodes.iter().cloned().enumerate().collect();
         let mut answers: Vec<(usize, NodeReport)> =
@@ -97,17 +105,28 @@ impl Scraper {
     async fn ask(&self, address: &str) -> NodeReport {
         let started = Instant::now();
         let waited_ms = self.timeout.as_millis() as u64;
-        let outcome = match tokio::time::timeout(self.timeout, self.fetch(address)).await {
+        let mut span = otlp::context::child("scrape", SpanKind::Client);
+        let place = span.as_ref().map(|span| span.context().traceparent());
+        let outcome = match tokio::time::timeout(self.timeout, self.fetch(address, place)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(ScrapeFailure::TimedOut { connected: true, waited_ms }),
         };
+        if let Some(span) = &mut span {
+            span.put("server.address", address.to_owned());
+            if let Err(failure) = &outcome {
+                span.fail(failure.to_string());
+            }
+        }
         let took_ms = started.elapsed().as_secs_f64() * 1_000.0;
         NodeReport { address: address.to_owned(), at: Timestamp::now(), took_ms, outcome }
     }
 
-    async fn fetch(&self, address: &str) -> Result<Report, ScrapeFailure> {
+    async fn fetch(&self, address: &str, place: Option<String>) -> Result<Report, ScrapeFailure> {
         let url = format!("{}://{address}/api/report", api::http::scheme(self.secure));
-        let request = self.access.authorize(self.http.get(url));
+        let mut request = self.access.authorize(self.http.get(url));
+        if let Some(place) = place {
+            request = request.header(otlp::context::TRACEPARENT, place);
+        }
         let mut response = request.send().await.map_err(|error| self.classify(&error))?;
         let status = response.status();
         let limit = if status.is_success() { MAX_BODY_BYTES } else { ERROR_BODY_BYTES };

@@ -247,6 +247,14 @@ impl Driver {
 
     /// One round: look, decide, write, act.
     pub async fn round(&mut self) -> Decision {
+        let tracer = otlp::Export::installed().tracer();
+        match tracer.begin("recovery.round", otlp::SpanKind::Internal) {
+            None => self.go_round().await,
+            Some(span) => otlp::context::within(&span, self.go_round()).await,
+        }
+    }
+
+    async fn go_round(&mut self) -> Decision {
         let began = self.clock.now();
         let look = self.observer.look(&self.clock).await;
         let confirm_pause = self.pause(Pace::Confirming);
@@ -299,7 +307,15 @@ impl Driver {
             for step in &plan.steps {
                 let Step::StartProcess { node } = step.clone();
                 let (actuators, plan) = (self.actuators.clone(), plan.clone());
-                tasks.spawn(async move { (actuators.start(&node).await, node, plan) });
+                let span = otlp::context::child("recovery.start_process", otlp::SpanKind::Internal);
+                let mut span = span.map(|span| span.with("holdfast.node.id", node.clone()));
+                tasks.spawn(async move {
+                    let result = actuators.start(&node).await;
+                    if let (Some(span), Err(error)) = (&mut span, &result) {
+                        span.fail(error.to_string());
+                    }
+                    (result, node, plan)
+                });
             }
         }
         while let Some(joined) = tasks.join_next().await {

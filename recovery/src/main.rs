@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use clap::Parser;
+use otlp::{Export, Origin, Settings};
 use recovery::audit::Audit;
 use recovery::config::Loaded;
 use recovery::driver::{Driver, Options, Summary};
@@ -18,6 +19,10 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
+use tracing_subscriber::prelude::*;
+
+/// How long the last figures, lines and spans may take to their collector.
+const FLUSH: Duration = Duration::from_secs(3);
 
 /// Repairs a Holdfast cluster: looks, names the cause, asks its policy, acts, verifies.
 ///
@@ -58,15 +63,33 @@ fn seconds(text: &str) -> Result<Duration, String> {
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    match work(arguments).await {
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,opentelemetry-otlp=off"));
+    let export = match export(&arguments) {
+        Ok(export) => export.install(),
+        Err(e) => {
+            eprintln!("recovery: {e:#}");
+            return ExitCode::from(2);
+        }
+    };
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    tracing_subscriber::registry().with(filter).with(export.log_layer()).with(lines).init();
+    let code = match work(arguments).await {
         Ok(code) => ExitCode::from(code),
         Err(e) => {
             eprintln!("recovery: {e:#}");
             ExitCode::from(2)
         }
-    }
+    };
+    export.shutdown(FLUSH).await;
+    code
+}
+
+/// What the standard variables of OpenTelemetry ask for.
+fn export(arguments: &Arguments) -> anyhow::Result<Export> {
+    let settings = Settings::from_env(|name| std::env::var(name).ok())?;
+    let instance = arguments.listen.clone().unwrap_or_else(|| DEFAULT_LISTEN.to_owned());
+    let origin = Origin { service: "holdfast-recovery", instance, node_id: None };
+    Ok(Export::start(settings, &origin)?)
 }
 
 async fn work(arguments: Arguments) -> anyhow::Result<u8> {

@@ -34,8 +34,12 @@ impl Metrics {
             .without_target_info()
             .build()
             .map_err(|e| RecoveryError::Setup { what: "metrics", why: e.to_string() })?;
-        let provider = SdkMeterProvider::builder().with_reader(exporter).build();
+        let export = otlp::Export::installed();
+        let provider = export
+            .provide(SdkMeterProvider::builder().with_reader(exporter))
+            .map_err(|e| RecoveryError::Setup { what: "export of metrics", why: e.to_string() })?;
         let meter = provider.meter("holdfast.recovery");
+        export.counts().observe(&meter);
         let build = gauge(&meter, &declared::BUILD_INFO);
         build.record(1, &[KeyValue::new("version", api::VERSION)]);
         let metrics = Metrics {

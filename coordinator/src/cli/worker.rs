@@ -3,13 +3,21 @@
 use super::{CliError, ClusterArgs, amount, pair};
 use crate::worker::{self, KNOWN_TYPES, Shutdown, WorkerConfig};
 use api::worker::MAX_SLOTS;
+use otlp::{Export, Origin, Settings};
 use std::io::IsTerminal;
 use std::time::Duration;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::prelude::*;
+
+/// How long the last spans and lines may take to their collector.
+const FLUSH: Duration = Duration::from_secs(3);
 
 /// Run tasks: lease them, run them as processes, report their results.
 ///
 /// SIGTERM or SIGINT drains: nothing new is taken, what runs is finished and reported, then it
 /// ends with 0. A second signal kills what runs and ends with 1.
+///
+/// Exports spans and log lines where OTEL_EXPORTER_OTLP_ENDPOINT names an OpenTelemetry collector.
 #[derive(Debug, clap::Args)]
 pub struct WorkerCommand {
     #[command(flatten)]
@@ -37,24 +45,35 @@ pub struct WorkerCommand {
 
 impl WorkerCommand {
     pub async fn run(self) -> Result<u8, CliError> {
-        // Another subscriber, set up by the program, has precedence.
-        let _ = tracing_subscriber::fmt()
-            .with_env_filter(
-                tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
-            )
+        let worker_id = self.id.clone().unwrap_or_else(worker::default_id);
+        let origin = Origin { service: "holdfast-worker", instance: worker_id.clone(), node_id: None };
+        let settings = Settings::from_env(|name| std::env::var(name).ok());
+        let settings = settings.map_err(|e| CliError::Usage(e.to_string()))?;
+        let export = Export::start(settings, &origin).map_err(|e| CliError::Usage(e.to_string()))?;
+        let filter =
+            EnvFilter::try_from_default_env().unwrap_or_else(|_| "info,opentelemetry-otlp=off".into());
+        let lines = tracing_subscriber::fmt::layer()
             .with_ansi(std::io::stderr().is_terminal())
-            .with_writer(std::io::stderr)
-            .try_init();
+            .with_writer(std::io::stderr);
+        // Another subscriber, set up by the program, has precedence.
+        let _ = tracing_subscriber::registry().with(filter).with(export.log_layer()).with(lines).try_init();
+        let outcome = self.work(worker_id, &export).await;
+        export.shutdown(FLUSH).await;
+        outcome
+    }
+
+    async fn work(self, worker_id: String, export: &Export) -> Result<u8, CliError> {
         let client = self.cluster.client()?;
         let shutdown = Shutdown::from_signals()
             .map_err(|source| CliError::Io { what: "listening for signals".into(), source })?;
         let config = WorkerConfig {
-            worker_id: self.id.unwrap_or_else(worker::default_id),
+            worker_id,
             labels: self.labels.into_iter().collect(),
             resources: self.resources.into_iter().collect(),
             slots: self.slots,
             types: self.types,
             drain_report_limit: Duration::from_secs(self.drain_report_seconds),
+            tracer: export.tracer().clone(),
         };
         worker::run(config, client, shutdown).await?;
         Ok(0)

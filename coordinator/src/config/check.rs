@@ -43,6 +43,7 @@ pub fn check(config: &Config) -> Findings {
     access(config, &mut found);
     database(config, &mut found);
     network(config, &mut found);
+    export(config, &mut found);
     found
 }
 
@@ -77,6 +78,30 @@ fn node(config: &Config, found: &mut Findings) {
         found.fault("data_dir", "must not be empty");
     } else if config.data_dir.is_relative() {
         found.note("data_dir", "is relative: it depends on the directory in which the node is started");
+    }
+}
+
+fn export(config: &Config, found: &mut Findings) {
+    if !(0.0..=1.0).contains(&config.trace_sample_ratio) {
+        found.fault("trace_sample_ratio", format!("is {}; must be 0 to 1", config.trace_sample_ratio));
+    }
+    if config.otlp_metrics_interval_seconds == 0 {
+        found.fault("otlp_metrics_interval_seconds", "must be at least 1 s");
+    }
+    if let Err(error) = otlp::Signals::parse(&config.otlp_signals) {
+        found.fault("otlp_signals", error.to_string());
+    }
+    let Some(endpoint) = &config.otlp_endpoint else {
+        if config.trace_sample_ratio > 0.0 {
+            found.note("trace_sample_ratio", "counts only with `otlp_endpoint`: nothing is exported");
+        }
+        return;
+    };
+    if let Err(error) = otlp::settings::check_endpoint(endpoint) {
+        found.fault("otlp_endpoint", error.to_string());
+    }
+    if let Some(Err(error)) = config.otlp_headers_file.as_deref().map(otlp::settings::read_headers) {
+        found.fault("otlp_headers_file", error.to_string());
     }
 }
 

@@ -71,6 +71,7 @@ key_types! {
     u32: "number";
     u64: "number";
     usize: "number";
+    f64: "number";
     Vec<Peer>: "list of {id, host, port}";
     Vec<AuthUser>: "list of {username, password_hash, role}";
     BTreeMap<String, Value>: "object";

@@ -89,6 +89,20 @@ config_keys! {
         /// Port of `/metrics`.
         prometheus_port: u16 = or(9090), Restart;
     }
+    "Export by OTLP" {
+        /// Base address of an OpenTelemetry collector that takes OTLP over HTTP (protobuf), `http://host:4318`. Without it nothing is exported and no connection is made. Where neither file nor `OTLP_ENDPOINT` has it, the standard variable `OTEL_EXPORTER_OTLP_ENDPOINT` counts.
+        otlp_endpoint: Option<String> = or(None), Restart, recommended "a collector on the same host or in the same network";
+        /// What is exported: some of `traces`, `metrics`, `logs`, with commas between.
+        otlp_signals: String = or("traces,metrics,logs".into()), Restart;
+        /// File with headers for the collector, one `name: value` a line: a token, a tenant.
+        otlp_headers_file: Option<PathBuf> = or(None), Restart;
+        /// Certificate authority of a collector with `https://`, PEM. Without it the system's are trusted.
+        otlp_ca_path: Option<PathBuf> = or(None), Restart;
+        /// Seconds between two exports of metrics.
+        otlp_metrics_interval_seconds: u64 = or(otlp::settings::METRICS_INTERVAL_SECONDS), Restart, recommended "10 to 60";
+        /// Share of writes and worker calls that begin a trace, 0 to 1. A request that comes with a `traceparent` is traced where that says so, and else not, whatever this is.
+        trace_sample_ratio: f64 = or(0.0), Restart, recommended "0 to 0.01; 1 to look for a fault";
+    }
     "Access" {
         /// Ask for a login.
         enable_auth: bool = or(false), Restart;

@@ -18,6 +18,7 @@ pub use peer::{AuthUser, Peer, join_host_port};
 use api::config::{ConfigError, nearest, overlay_env, read_object};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// How much a remark matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,6 +89,20 @@ impl Config {
         self.db_path.clone().unwrap_or_else(|| self.data_dir.join("coordinator.duckdb"))
     }
 
+    /// What is exported by OTLP; none where nothing is.
+    pub fn export(&self) -> Result<Option<otlp::Settings>, otlp::SettingsError> {
+        let Some(endpoint) = self.otlp_endpoint.clone() else { return Ok(None) };
+        let headers = self.otlp_headers_file.as_deref().map(otlp::settings::read_headers).transpose()?;
+        Ok(Some(otlp::Settings {
+            endpoint,
+            headers: headers.unwrap_or_default(),
+            ca: self.otlp_ca_path.clone(),
+            signals: otlp::Signals::parse(&self.otlp_signals)?,
+            metrics_interval: Duration::from_secs(self.otlp_metrics_interval_seconds),
+            ratio: self.trace_sample_ratio,
+        }))
+    }
+
     /// The host to bind.
     pub fn bind_host(&self) -> &str {
         self.listen.as_deref().unwrap_or(&self.host)
@@ -143,7 +158,11 @@ fn read_over(mut object: Map<String, Value>, env: impl Fn(&str) -> Option<String
     overlay_env(&mut object, &names, &texts, &env);
     let mut faults = Vec::new();
     peer::expand(&mut object, &mut faults);
-    let config = Config::take_from(&mut object, &mut faults);
+    let mut config = Config::take_from(&mut object, &mut faults);
+    if let Some(config) = &mut config {
+        let standard = || env(otlp::settings::ENDPOINT_VARIABLE).filter(|text| !text.trim().is_empty());
+        config.otlp_endpoint = config.otlp_endpoint.take().or_else(standard);
+    }
     faults.extend(unknown(&object));
     let mut remarks = Vec::new();
     if let Some(config) = &config {

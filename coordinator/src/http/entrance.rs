@@ -3,7 +3,7 @@
 //! It is one layer and not four because of what a layer costs: for every request, axum copies the
 //! whole stack of boxed services below it and boxes its future.
 
-use super::{App, access, forward, guard, request_id::Followed, timing};
+use super::{App, access, forward, guard, request_id::Followed, timing, traced};
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -16,7 +16,8 @@ pub async fn of_this_node(State(app): State<App>, request: Request, next: Next) 
             Err(refusal) => refusal.into_response(),
         }
     };
-    serve(app, request, work).await
+    // What a node answers itself is asked for all the time: it is traced where the caller asks.
+    serve(app, request, false, work).await
 }
 
 /// Round what only the leader answers.
@@ -30,19 +31,26 @@ pub async fn of_the_leader(State(app): State<App>, request: Request, next: Next)
             Err(refusal) => refusal.into_response(),
         }
     };
-    serve(app, request, work).await
+    serve(app, request, true, work).await
 }
 
-async fn serve<F>(app: App, request: Request, work: impl FnOnce(App, Request) -> F) -> Response
+async fn serve<F>(
+    app: App,
+    request: Request,
+    may_begin: bool,
+    work: impl FnOnce(App, Request) -> F,
+) -> Response
 where
     F: Future<Output = Response>,
 {
     let clock = timing::Clock::start(&request);
     let followed = Followed::begin(&request);
+    let span = app.telemetry.traces().request(&request, may_begin);
     let served = work(app.clone(), request);
-    let response = match followed {
-        Some(followed) => followed.serve(served).await,
-        None => served.await,
+    let response = match (span, followed) {
+        (None, Some(followed)) => followed.serve(served).await,
+        (None, None) => served.await,
+        (Some(span), followed) => Box::pin(traced::serve(span, followed, served)).await,
     };
     clock.stop(&app.telemetry, response.status());
     response

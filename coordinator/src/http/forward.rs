@@ -16,7 +16,7 @@ use api::cluster::Role;
 use api::{ErrorCode, FORWARDED_BY, IDEMPOTENCY_REPLAYED, Problem, SERVED_BY};
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use std::time::{Duration, Instant};
@@ -41,6 +41,9 @@ static REQUEST_HEADERS: [HeaderName; 5] = [
     header::USER_AGENT,
     HeaderName::from_static("idempotency-key"),
 ];
+
+/// Headers with a place in a trace.
+const TRACE_HEADERS: [&str; 2] = [otlp::context::TRACEPARENT, otlp::context::TRACESTATE];
 
 /// Headers of the leader's answer that the client is to see.
 static ANSWER_HEADERS: [HeaderName; 5] = [
@@ -98,7 +101,10 @@ pub fn tune(builder: reqwest::ClientBuilder) -> reqwest::ClientBuilder {
 /// What every write passes on the leader is kept small: the rest stands in a box of its own.
 pub async fn to_leader(app: &App, request: Request, next: Next) -> ApiResult<Response> {
     let forwarded = request.headers().contains_key(FORWARDED_BY);
-    let (request, kept) = Kept::of(request).await?;
+    let (request, mut kept) = Kept::of(request).await?;
+    if !app.node.leads() {
+        kept.keep_trace(request.headers());
+    }
     let mut here = Some((request, next));
     let mut last = None;
     if app.node.leads()
@@ -171,6 +177,8 @@ struct Kept {
     method: Method,
     uri: Uri,
     headers: [Option<HeaderValue>; REQUEST_HEADERS.len()],
+    /// Its place in a trace, as the client gave it.
+    trace: [Option<HeaderValue>; TRACE_HEADERS.len()],
     body: Bytes,
 }
 
@@ -183,9 +191,15 @@ impl Kept {
             method: parts.method.clone(),
             uri: parts.uri.clone(),
             headers: REQUEST_HEADERS.each_ref().map(|name| parts.headers.get(name).cloned()),
+            trace: Default::default(),
             body: body.clone(),
         };
         Ok((Request::from_parts(parts, Body::from(body)), kept))
+    }
+
+    /// Only what is sent on needs it; the leader spares itself the look.
+    fn keep_trace(&mut self, headers: &HeaderMap) {
+        self.trace = TRACE_HEADERS.map(|name| headers.get(name).cloned());
     }
 
     fn path(&self) -> &str {
@@ -205,6 +219,17 @@ async fn send(app: &App, kept: &Kept, leader: &str) -> ApiResult<Response> {
     let url = format!("{}://{leader}{}", app.forwarding.scheme(), kept.path());
     let mut onward = app.forwarding.get().request(kept.method.clone(), url).timeout(ANSWER_LIMIT);
     for (name, value) in REQUEST_HEADERS.iter().zip(&kept.headers) {
+        if let Some(value) = value {
+            onward = onward.header(name, value);
+        }
+    }
+    // Traced here, the leader's span hangs on the one of this hop; else on what the client said.
+    let span = otlp::context::child("forward", otlp::SpanKind::Client);
+    let mut trace = kept.trace.clone();
+    if let Some(span) = &span {
+        trace[0] = HeaderValue::from_str(&span.context().traceparent()).ok();
+    }
+    for (name, value) in TRACE_HEADERS.into_iter().zip(trace) {
         if let Some(value) = value {
             onward = onward.header(name, value);
         }

@@ -36,6 +36,7 @@ pub mod stored;
 pub mod table;
 pub mod tasks;
 pub mod timing;
+pub mod traced;
 pub mod validate;
 pub mod workers;
 

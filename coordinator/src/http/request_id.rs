@@ -46,6 +46,11 @@ impl Followed {
         Some(Followed { id, method, uri, begun: Instant::now() })
     }
 
+    /// The request's id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     /// Serves the request under its id.
     pub async fn serve(self, work: impl Future<Output = Response>) -> Response {
         let Followed { id, method, uri, begun } = self;

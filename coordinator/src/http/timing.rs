@@ -30,7 +30,8 @@ impl Clock {
     }
 }
 
-fn method_label(method: &Method) -> &'static str {
+/// The method as labels have it: bounded.
+pub(crate) fn method_label(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
         Method::POST => "POST",

@@ -81,7 +81,9 @@ async fn lease(
         faults.add("wait_ms", format!("is {}; must be at most {MAX_LEASE_WAIT_MS}", body.wait_ms));
     }
     faults.or(()).map_err(invalid)?;
-    app.dispatch.lease(&worker_id, &body).await.map(Json).map_err(|e| of_dispatch(&app, e))
+    let mut answer = app.dispatch.lease(&worker_id, &body).await.map_err(|e| of_dispatch(&app, e))?;
+    app.telemetry.traces().leased(&mut answer.tasks, &worker_id);
+    Ok(Json(answer))
 }
 
 /// Results of several attempts. Each is a command of its own; they share a log entry.
@@ -102,7 +104,7 @@ async fn results(
     }
     app.dispatch.heard(&worker_id);
     let names: Vec<(String, u64)> = body.results.iter().map(|r| (r.task_id.clone(), r.token)).collect();
-    let proposals = body.results.into_iter().map(|done| app.propose(complete(&worker_id, done)));
+    let proposals = body.results.into_iter().map(|done| accept(&app, &worker_id, done));
     let outcomes = futures_util::future::join_all(proposals).await;
     let mut accepted = Vec::with_capacity(names.len());
     let mut verdicts = Vec::with_capacity(names.len());
@@ -117,6 +119,14 @@ async fn results(
     }
     app.dispatch.reported(&worker_id, &accepted);
     Ok(Json(ResultVerdicts { results: verdicts }))
+}
+
+/// Proposes a result, in the trace of its task where that is sampled.
+async fn accept(app: &App, worker_id: &str, done: FinishedAttempt) -> ApiResult<Applied> {
+    match app.telemetry.traces().result(&done) {
+        None => app.propose(complete(worker_id, done)).await,
+        Some(span) => otlp::context::within(&span, app.propose(complete(worker_id, done))).await,
+    }
 }
 
 fn complete(worker_id: &str, done: FinishedAttempt) -> Command {

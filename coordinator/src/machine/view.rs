@@ -215,6 +215,7 @@ impl Machine {
             token,
             timeout_seconds: seconds(task.spec.timeout_ms),
             lease_expires_at,
+            traceparent: None,
         })
     }
 

@@ -37,13 +37,24 @@ impl Node {
     /// Proposes a command on this node, which must lead, and waits until it is applied.
     pub async fn propose(&self, command: Command) -> Result<Applied, NodeError> {
         self.shared.room.admit(&command)?;
+        let mut span = otlp::context::child("raft.propose", otlp::SpanKind::Internal);
+        if let Some(span) = &mut span {
+            span.put("holdfast.command", command.name());
+        }
         let (reply, outcome) = oneshot::channel();
-        self.tell_driver(Input::Propose(command.encode(), reply))?;
-        match tokio::time::timeout(PROPOSAL_LIMIT, outcome).await {
+        self.tell_driver(Input::Propose(command.encode(), reply, span.as_ref().map(otlp::Span::context)))?;
+        let answer = match tokio::time::timeout(PROPOSAL_LIMIT, outcome).await {
             Ok(Ok(answer)) => answer,
             // The applier ended, or time ran out: the entry may still be applied elsewhere.
             Ok(Err(_)) | Err(_) => Err(NodeError::UnknownOutcome),
+        };
+        if let Some(span) = &mut span {
+            match &answer {
+                Ok(applied) => span.put("holdfast.raft.index", applied.index as i64),
+                Err(error) => span.fail(error.to_string()),
+            }
         }
+        answer
     }
 
     /// An index that a linearizable read has to have applied; waits until it is.

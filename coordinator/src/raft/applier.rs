@@ -226,7 +226,9 @@ impl Applier {
             for item in batch {
                 index = item.entry.index;
                 let replies = match item.entry.get_entry_type() {
-                    EntryType::EntryNormal => self.apply_entry(&mut machine, &item.entry)?,
+                    EntryType::EntryNormal => {
+                        self.apply_entry(&mut machine, &item.entry, item.since.is_some())?
+                    }
                     _ => {
                         let reply = self.apply_change(&mut machine, &item.entry, item.conf.as_ref())?;
                         members = Some(machine.members().clone());
@@ -262,23 +264,32 @@ impl Applier {
         Ok(())
     }
 
-    fn apply_entry(&self, machine: &mut Machine, entry: &Entry) -> Result<Vec<Reply>, String> {
+    /// `own`: this node proposed it.
+    fn apply_entry(&self, machine: &mut Machine, entry: &Entry, own: bool) -> Result<Vec<Reply>, String> {
         let (index, term) = (entry.index, entry.term);
+        let traces = self.telemetry.traces();
+        let mut applying = traces.applying(entry);
         let mut effects = Vec::new();
         let mut replies = Vec::new();
         if !entry.data.is_empty() {
             let batch = Batch::decode(&entry.data).map_err(|e| format!("entry {index}: {e}"))?;
             replies.reserve(batch.commands.len());
-            for command in &batch.commands {
+            for (position, command) in batch.commands.iter().enumerate() {
                 machine.admit(command).map_err(|why| format!("entry {index}: {why}"))?;
+                let (span, first) = (traces.begin(&applying, position), effects.len());
                 replies.push(machine.apply(index, term, batch.stamp, command, &mut effects));
+                if let Some(span) = span {
+                    applying.applied(span, first..effects.len());
+                }
             }
         }
         machine.finish_entry(index, term, &entry.data);
         if index > self.replay_until {
             self.telemetry.effects(&effects);
-            trail::applied(index, term, &effects);
+            traces.tell(index, term, &effects, applying, own);
             self.events.applied(index, term, &effects);
+        } else {
+            traces.remember(&effects, applying);
         }
         self.store.append(index, effects);
         Ok(replies)

@@ -15,6 +15,8 @@ use crate::raft::publish::Publisher;
 use crate::raft::snapshots::SnapshotName;
 use crate::raft::transport::{Pulse, Transport};
 use crate::replica::{LogWrite, OlderEntries, ProposeRefused, Replica, Tag, Truncated, Turn};
+use crate::telemetry::traces::entry::Places;
+use crate::telemetry::traces::in_flight::InFlight;
 use crate::telemetry::{ProposalOutcome, ReadOutcome, Telemetry};
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use raft::eraftpb::{ConfState, Message, Snapshot};
@@ -63,8 +65,8 @@ pub enum Input {
     Unreachable(u64),
     /// A member told how it stands.
     Pulse(u64, Pulse),
-    /// A client's command.
-    Propose(Vec<u8>, Waiter),
+    /// A client's command, and its place in a trace that is sampled.
+    Propose(Vec<u8>, Waiter, Option<otlp::Context>),
     /// A change of the membership.
     ChangeMembers(MemberChange, Waiter),
     /// A client's linearizable read.
@@ -160,6 +162,7 @@ struct Proposal {
     command: Vec<u8>,
     waiter: Waiter,
     since: Instant,
+    place: Option<otlp::Context>,
 }
 
 /// What the owner thread remembers between turns.
@@ -168,6 +171,8 @@ pub(super) struct Waiting {
     next_tag: Tag,
     /// Waiters by the tag of their entry, with the time of the proposal.
     pub(super) proposals: HashMap<Tag, (Vec<Waiter>, Instant)>,
+    /// Entries of this leader that are traced.
+    traced: InFlight,
     reads: HashMap<Tag, oneshot::Sender<Result<u64, NodeError>>>,
     /// Reads that know their index and wait until it is applied.
     ready_reads: BTreeMap<u64, Vec<Tag>>,
@@ -195,6 +200,7 @@ impl<O: OlderEntries> Driver<O> {
             origin: Instant::now(),
             next_tag: 1,
             proposals: HashMap::new(),
+            traced: InFlight::default(),
             reads: HashMap::new(),
             ready_reads: BTreeMap::new(),
             fresh: Vec::new(),
@@ -264,7 +270,7 @@ impl<O: OlderEntries> Driver<O> {
         let mut bytes: usize = waiting.fresh.iter().map(|p| p.command.len()).sum();
         while waiting.fresh.len() < self.limits.batch_commands() && bytes < ENTRY_BYTES {
             let Ok(input) = self.outbox.clients.try_recv() else { break };
-            if let Input::Propose(command, _) = &input {
+            if let Input::Propose(command, ..) = &input {
                 bytes += command.len();
             }
             self.take(input, waiting);
@@ -313,8 +319,8 @@ impl<O: OlderEntries> Driver<O> {
                 waiting.ends.insert(raft_id, pulse);
                 self.compare_ends(waiting);
             }
-            Input::Propose(command, waiter) => {
-                waiting.fresh.push(Proposal { command, waiter, since: Instant::now() });
+            Input::Propose(command, waiter, place) => {
+                waiting.fresh.push(Proposal { command, waiter, since: Instant::now(), place });
             }
             Input::ChangeMembers(change, waiter) => self.change_members(&change, waiter, waiting),
             Input::Read(reader) => {
@@ -372,22 +378,35 @@ impl<O: OlderEntries> Driver<O> {
         let mut commands = Vec::with_capacity(proposals.len());
         let mut waiters = Vec::with_capacity(proposals.len());
         let since = proposals.first().map_or_else(Instant::now, |p| p.since);
+        let mut places = Places::default();
         for proposal in proposals {
+            if let Some(place) = proposal.place {
+                places.push(commands.len(), place);
+            }
             commands.push(proposal.command);
             waiters.push(proposal.waiter);
         }
+        let context = places.encode(self.raft_id);
         let tag = waiting.tag();
         let mono_ms = waiting.origin.elapsed().as_millis() as u64;
         let wall_ms = jiff::Timestamp::now().as_millisecond();
-        match self.replica.propose(&commands, mono_ms, wall_ms, tag) {
+        match self.replica.propose_with(&commands, context, mono_ms, wall_ms, tag) {
             Ok(()) => {
                 self.telemetry.entry_commands(waiters.len() as u64);
                 waiting.proposals.insert(tag, (waiters, since));
+                if !places.is_empty() {
+                    waiting.traced.proposed(self.replica.standing().last, places, since);
+                }
                 waiting.gather_until = Instant::now() + GATHER;
             }
             Err(ProposeRefused::Busy) if since.elapsed() < HOLD => {
-                let again = commands.into_iter().zip(waiters);
-                waiting.fresh.extend(again.map(|(command, waiter)| Proposal { command, waiter, since }));
+                let again = commands.into_iter().zip(waiters).enumerate();
+                waiting.fresh.extend(again.map(|(position, (command, waiter))| Proposal {
+                    command,
+                    waiter,
+                    since,
+                    place: places.at(position),
+                }));
             }
             Err(refused) => {
                 let error = NodeError::from(refused);
@@ -427,6 +446,7 @@ impl<O: OlderEntries> Driver<O> {
                     let since = proposed.as_ref().map(|(_, since)| *since);
                     if let Some(since) = since {
                         self.telemetry.committed(since.elapsed());
+                        waiting.traced.committed(self.telemetry.traces(), committed.entry.index);
                     }
                     ToApply {
                         entry: committed.entry,
@@ -534,7 +554,12 @@ impl<O: OlderEntries> Driver<O> {
             self.telemetry.election();
         }
         waiting.elections = self.replica.elections();
-        self.publisher.publish(&standing, &self.replica.progress());
+        let matched = self.replica.progress();
+        self.publisher.publish(&standing, &matched);
+        if !waiting.traced.is_empty() {
+            let name_of = |peer| self.publisher.name_of(peer);
+            waiting.traced.matched(self.telemetry.traces(), self.raft_id, &matched, name_of);
+        }
     }
 
     /// A suspect without a leader waits until every voter has told its log end.
@@ -593,7 +618,7 @@ mod tests {
     #[test]
     fn a_full_inbox_refuses_a_request_and_says_so() {
         let (inbox, outbox) = inbox();
-        let ask = || Input::Propose(Vec::new(), oneshot::channel().0);
+        let ask = || Input::Propose(Vec::new(), oneshot::channel().0, None);
         for _ in 0..CLIENT_QUEUE {
             assert_eq!(inbox.client(ask()), Ok(()));
         }

@@ -245,6 +245,7 @@ fn run_writer(
             }
             if written.must_sync {
                 telemetry.log_sync(started.elapsed(), written.entries as u64);
+                telemetry.traces().synced(&taken, started);
                 progress.syncs.fetch_add(1, Ordering::Relaxed);
             }
         }

@@ -42,6 +42,11 @@ impl Publisher {
         }
     }
 
+    /// Node id of a member.
+    pub fn name_of(&self, raft_id: u64) -> Option<String> {
+        self.roster.name_of(raft_id)
+    }
+
     /// Publishes a standing; wakes watchers only where role, leader or term changed.
     pub fn publish(&mut self, standing: &Standing, matched: &[(u64, u64)]) {
         if self.matched != matched {

@@ -403,6 +403,19 @@ impl<O: OlderEntries> Replica<O> {
         wall_ms: i64,
         tag: Tag,
     ) -> Result<(), ProposeRefused> {
+        self.propose_with(commands, Vec::new(), mono_ms, wall_ms, tag)
+    }
+
+    /// As [`Replica::propose`], with a context that goes with the entry to every log and means
+    /// nothing to any machine.
+    pub fn propose_with(
+        &mut self,
+        commands: &[Vec<u8>],
+        context: Vec<u8>,
+        mono_ms: u64,
+        wall_ms: i64,
+        tag: Tag,
+    ) -> Result<(), ProposeRefused> {
         if self.raw.raft.state != StateRole::Leader {
             return Err(ProposeRefused::NotLeader);
         }
@@ -411,7 +424,7 @@ impl<O: OlderEntries> Replica<O> {
         let data = Batch::pack(Stamp { log_ms, wall_ms }, commands);
         let before = self.raw.raft.raft_log.last_index();
         // On a leader that hands over, and beyond the bound of bytes in flight, raft-rs drops.
-        if self.raw.propose(Vec::new(), data).is_err() || self.raw.raft.raft_log.last_index() != before + 1 {
+        if self.raw.propose(context, data).is_err() || self.raw.raft.raft_log.last_index() != before + 1 {
             return Err(ProposeRefused::Busy);
         }
         self.last_log_ms = log_ms;

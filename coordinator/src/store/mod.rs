@@ -51,6 +51,9 @@ const BATCH_EFFECTS: usize = 20_000;
 /// Told of every transaction: how many effects, how long.
 pub type OnBatch = Arc<dyn Fn(usize, Duration) + Send + Sync>;
 
+/// Told of the index up to which the file holds the effects.
+pub type OnWritten = Arc<dyn Fn(u64) + Send + Sync>;
+
 /// How a store is opened.
 #[derive(Clone)]
 pub struct StoreOptions {
@@ -68,6 +71,8 @@ pub struct StoreOptions {
     pub quarantine: Option<PathBuf>,
     /// Told of every transaction.
     pub on_batch: Option<OnBatch>,
+    /// Told what is written.
+    pub on_written: Option<OnWritten>,
 }
 
 impl Default for StoreOptions {
@@ -80,6 +85,7 @@ impl Default for StoreOptions {
             linger: Duration::from_millis(500),
             quarantine: None,
             on_batch: None,
+            on_written: None,
         }
     }
 }

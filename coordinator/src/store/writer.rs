@@ -169,6 +169,9 @@ impl Writer {
         if let Some(tell) = &self.shared.options.on_batch {
             tell(effects, took);
         }
+        if let Some(tell) = &self.shared.options.on_written {
+            tell(index);
+        }
     }
 
     /// Writes down an index that moved without effects.

@@ -4,6 +4,7 @@
 use super::ring::{LogRing, RingLayer};
 use super::rotate::{self, FileLimits, LostLines, RotatingFile, WriterGuard};
 use crate::config::Config;
+use otlp::Export;
 use std::io;
 use std::sync::Arc;
 use tracing::{Event, Subscriber};
@@ -54,14 +55,17 @@ impl LogControl {
     }
 }
 
-/// Sets up the process's logging as the config wants it.
-pub fn init(config: &Config) -> Result<(LogRing, LogGuard, LogControl), LogError> {
+/// Sets up the process's logging as the config wants it; lines go to `export` as well, if it takes them.
+pub fn init(config: &Config, export: &Export) -> Result<(LogRing, LogGuard, LogControl), LogError> {
     let lost = LostLines::default();
     let ring = LogRing::with_lost(lost.clone());
     let (filter, handle) = reload::Layer::new(filter(config));
     let file = FileLimits::new(config.log_max_size, config.log_backup_count);
     let control = LogControl { filter: handle, file: file.clone() };
-    let base = tracing_subscriber::registry().with(filter).with(RingLayer::new(ring.clone()));
+    let base = tracing_subscriber::registry()
+        .with(filter)
+        .with(RingLayer::new(ring.clone()))
+        .with(export.log_layer());
     let Some(path) = &config.log_file else {
         let colour = io::IsTerminal::is_terminal(&io::stderr());
         let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(colour);
@@ -108,11 +112,15 @@ where
         self.inner.format_event(context, Writer::new(&mut line), event)?;
         let rest = line.strip_prefix('{').unwrap_or(&line);
         writer.write_str(&self.opening)?;
+        if let Some(place) = otlp::context::current() {
+            write!(writer, "\"trace_id\":\"{}\",\"span_id\":\"{}\",", place.trace, place.span)?;
+        }
         writer.write_str(rest)
     }
 }
 
-/// Our own modules at the configured level, libraries at WARN, Raft's events as configured.
+/// Our own modules at the configured level, libraries at WARN, Raft's events as configured. The
+/// exporter is silent: each failed message would be a line, and `otlp` says when it begins and ends.
 fn filter(config: &Config) -> EnvFilter {
     EnvFilter::new(directives(&config.log_level, config.log_raft_events))
 }
@@ -125,7 +133,7 @@ fn directives(log_level: &str, log_raft_events: bool) -> String {
     let libraries = if level == "error" { "error" } else { "warn" };
     let raft = if log_raft_events { "debug" } else { level.as_str() };
     format!(
-        "{libraries},coordinator={level},api={level},coordinator::raft={raft},coordinator::replica={raft},raft={}",
+        "{libraries},opentelemetry-otlp=off,coordinator={level},api={level},otlp={level},coordinator::raft={raft},coordinator::replica={raft},raft={}",
         if log_raft_events { "debug" } else { libraries }
     )
 }
@@ -138,7 +146,7 @@ mod tests {
     fn libraries_are_quiet_and_raft_events_can_be_had() {
         assert_eq!(
             directives("INFO", false),
-            "warn,coordinator=info,api=info,coordinator::raft=info,coordinator::replica=info,raft=warn"
+            "warn,opentelemetry-otlp=off,coordinator=info,api=info,otlp=info,coordinator::raft=info,coordinator::replica=info,raft=warn"
         );
         assert!(
             directives("WARNING", true)

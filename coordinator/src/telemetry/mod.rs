@@ -15,6 +15,7 @@ mod performance;
 pub mod raft_lines;
 pub mod ring;
 pub mod rotate;
+pub mod traces;
 pub mod trail;
 
 use crate::machine::Effect;
@@ -26,12 +27,16 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Meter, MeterProvider};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
+use otlp::Export;
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use traces::Traces;
 
+/// What the program is called in its resource.
+pub const SERVICE: &str = "holdfast-coordinator";
 /// Peers whose traffic is counted by name; a cluster has at most a few.
 const MAX_PEERS: usize = 32;
 
@@ -134,8 +139,10 @@ impl Counters {
 #[derive(Clone)]
 pub struct Telemetry {
     registry: prometheus::Registry,
-    /// Kept so that the reader behind the registry lives.
+    /// Kept so that the readers behind it live.
     _provider: SdkMeterProvider,
+    export: Export,
+    traces: Traces,
     meter: Meter,
     histograms: Arc<Histograms>,
     counters: Arc<Counters>,
@@ -148,8 +155,13 @@ impl std::fmt::Debug for Telemetry {
 }
 
 impl Telemetry {
-    /// Telemetry with a registry of its own.
+    /// Telemetry with a registry of its own, of which nothing is exported.
     pub fn new(node_id: &str) -> Result<Self, String> {
+        Telemetry::exporting(node_id, Export::off())
+    }
+
+    /// Telemetry with a registry of its own, of which goes out what `export` takes.
+    pub fn exporting(node_id: &str, export: Export) -> Result<Self, String> {
         let registry = prometheus::Registry::new();
         let exporter = opentelemetry_prometheus::exporter()
             .with_registry(registry.clone())
@@ -157,16 +169,30 @@ impl Telemetry {
             .build()
             .map_err(|e| format!("the metrics exporter can't be set up: {e}"))?;
         let resource = Resource::builder_empty()
-            .with_service_name("holdfast-coordinator")
+            .with_service_name(SERVICE)
             .with_attribute(KeyValue::new("service.instance.id", node_id.to_owned()))
             .with_attribute(KeyValue::new("service.version", api::VERSION))
             .build();
-        let provider = SdkMeterProvider::builder().with_resource(resource).with_reader(exporter).build();
+        let provider = SdkMeterProvider::builder().with_resource(resource).with_reader(exporter);
+        let provider = export.provide(provider).map_err(|e| e.to_string())?;
         let meter = provider.meter("holdfast");
         let counters = Arc::new(Counters::default());
         instruments::observe_counters(&meter, &counters);
+        export.counts().observe(&meter);
         let histograms = Arc::new(Histograms::new(&meter));
-        Ok(Telemetry { registry, _provider: provider, meter, histograms, counters })
+        let traces = Traces::new(export.tracer());
+        Ok(Telemetry { registry, _provider: provider, export, traces, meter, histograms, counters })
+    }
+
+    /// Makes the node's spans.
+    #[inline]
+    pub fn traces(&self) -> &Traces {
+        &self.traces
+    }
+
+    /// The node's cluster is known.
+    pub fn cluster_is(&self, cluster_id: &str) {
+        self.export.cluster_is(cluster_id);
     }
 
     /// The meter, for instruments that are observed.

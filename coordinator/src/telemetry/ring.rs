@@ -120,6 +120,9 @@ impl<S: Subscriber> Layer<S> for RingLayer {
     fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
         let mut fields = Fields::default();
         event.record(&mut fields);
+        if let Some(place) = otlp::context::current() {
+            fields.rest.insert("trace_id".to_owned(), place.trace.to_string());
+        }
         let metadata = event.metadata();
         self.ring.push(
             Timestamp::now(),

@@ -43,6 +43,8 @@ pub struct WorkerConfig {
     pub types: Vec<String>,
     /// How long undelivered results are kept after the last task of a drain has ended.
     pub drain_report_limit: Duration,
+    /// Takes a span of each task whose submission is traced.
+    pub tracer: otlp::Tracer,
 }
 
 /// The task types this worker can run.

@@ -6,6 +6,8 @@ use super::session::Session;
 use api::task::{CommandConfig, CommandLine, CommandOutput, ReportedStatus};
 use api::worker::{FinishedAttempt, LeasedTask};
 use jiff::Timestamp;
+use otlp::context::TRACEPARENT_VARIABLE;
+use otlp::{Context, Span, SpanKind};
 use serde_json::value::{RawValue, to_raw_value};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,11 +22,18 @@ const MAX_ERROR_BYTES: usize = 4096;
 /// Runs one lease to its end and delivers the result.
 pub async fn carry_out(session: Arc<Session>, task: LeasedTask, taken_back: CancellationToken) {
     let started_at = Timestamp::now();
+    let mut span = begin(&session, &task);
+    let told = || task.traceparent.as_deref().and_then(Context::sampled);
+    let place = span.as_ref().map(Span::context).or_else(told);
     let done = match task.kind.as_str() {
         "noop" => Some(Done { status: ReportedStatus::Completed, ..Done::failed(None) }),
-        "command" => command(&session, &task, &taken_back).await,
+        "command" => command(&session, &task, place, &taken_back).await,
         other => Some(Done::failed(Some(format!("this worker can't run tasks of type {other:?}")))),
     };
+    if let (Some(span), Some(error)) = (&mut span, done.as_ref().and_then(|done| done.error.clone())) {
+        span.fail(error);
+    }
+    drop(span);
     let mut accepted = false;
     if done.is_none() && !taken_back.is_cancelled() {
         session.left_unfinished(&task.task_id);
@@ -39,11 +48,24 @@ pub async fn carry_out(session: Arc<Session>, task: LeasedTask, taken_back: Canc
             started_at,
             finished_at: Timestamp::now(),
             resources: done.resources,
+            traceparent: place.map(|place| place.traceparent()),
         };
         session.reports(task.token);
         accepted = super::report::deliver(&session, &task.task_id, report, &taken_back).await;
     }
     session.release(task.token, accepted);
+}
+
+/// The span of the work, below that of the lease.
+fn begin(session: &Session, task: &LeasedTask) -> Option<Span> {
+    let parent = session.config.tracer.accept(task.traceparent.as_deref(), false)?;
+    let span = session.config.tracer.span("task.run", SpanKind::Consumer, parent)?;
+    Some(
+        span.with("holdfast.task.id", task.task_id.clone())
+            .with("holdfast.task.token", task.token as i64)
+            .with("holdfast.task.attempt", i64::from(task.attempt))
+            .with("holdfast.worker.id", session.config.worker_id.clone()),
+    )
 }
 
 /// What there is to report.
@@ -61,8 +83,13 @@ impl Done {
 }
 
 /// Runs a `command` task. None when it was stopped from outside.
-async fn command(session: &Session, task: &LeasedTask, taken_back: &CancellationToken) -> Option<Done> {
-    let spec = match spec(task) {
+async fn command(
+    session: &Session,
+    task: &LeasedTask,
+    place: Option<Context>,
+    taken_back: &CancellationToken,
+) -> Option<Done> {
+    let spec = match spec(task, place) {
         Ok(spec) => spec,
         Err(error) => return Some(Done::failed(Some(error))),
     };
@@ -81,7 +108,7 @@ async fn command(session: &Session, task: &LeasedTask, taken_back: &Cancellation
 }
 
 /// The process that a task's config asks for.
-fn spec(task: &LeasedTask) -> Result<Spec, String> {
+fn spec(task: &LeasedTask, place: Option<Context>) -> Result<Spec, String> {
     let config: CommandConfig = serde_json::from_str(task.config.get())
         .map_err(|e| format!("the config of this command task can't be read: {e}"))?;
     let argv = match config.command {
@@ -99,6 +126,9 @@ fn spec(task: &LeasedTask) -> Result<Spec, String> {
     let mut env = config.env;
     env.insert("HOLDFAST_TASK_ID".into(), task.task_id.clone());
     env.insert("HOLDFAST_ATTEMPT".into(), task.attempt.to_string());
+    if let Some(place) = place {
+        env.insert(TRACEPARENT_VARIABLE.into(), place.traceparent());
+    }
     Ok(Spec {
         argv,
         cwd: config.cwd,
@@ -193,18 +223,22 @@ mod tests {
             token: 1,
             timeout_seconds: 1.5,
             lease_expires_at: Timestamp::UNIX_EPOCH,
+            traceparent: None,
         }
     }
 
     #[test]
     fn a_string_goes_to_the_shell_and_a_list_is_run_as_it_is() {
-        let shell = spec(&leased(r#"{"command":"echo $HOME"}"#)).unwrap();
+        let shell = spec(&leased(r#"{"command":"echo $HOME"}"#), None).unwrap();
         assert_eq!(shell.argv, ["/bin/sh", "-c", "echo $HOME"]);
         assert_eq!(shell.timeout, Duration::from_millis(1500));
         assert_eq!((&*shell.env["HOLDFAST_TASK_ID"], &*shell.env["HOLDFAST_ATTEMPT"]), ("t-1", "2"));
-        let argv = spec(&leased(r#"{"command":["echo","$HOME"],"env":{"A":"b"}}"#)).unwrap();
+        assert!(!shell.env.contains_key("TRACEPARENT"), "it is not traced");
+        let header = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let place = Context::sampled(header);
+        let argv = spec(&leased(r#"{"command":["echo","$HOME"],"env":{"A":"b"}}"#), place).unwrap();
         assert_eq!(argv.argv, ["echo", "$HOME"]);
-        assert_eq!(argv.env["A"], "b");
+        assert_eq!((argv.env["A"].as_str(), argv.env["TRACEPARENT"].as_str()), ("b", header));
     }
 
     #[test]
@@ -215,7 +249,7 @@ mod tests {
             (r#"{"command":"x","cvd":"/"}"#, "cvd"),
             (r#"{"command":"x","env":{"A=B":"c"}}"#, "A=B"),
         ] {
-            let error = spec(&leased(config)).unwrap_err();
+            let error = spec(&leased(config), None).unwrap_err();
             assert!(error.contains(named), "{config}: {error}");
         }
     }

@@ -310,6 +310,7 @@ fn leased(task: &TaskRecord, token: u64) -> LeasedTask {
         token,
         timeout_seconds: task.timeout_seconds,
         lease_expires_at: Timestamp::now(),
+        traceparent: None,
     }
 }
 
