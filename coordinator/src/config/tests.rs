@@ -67,6 +67,7 @@ fn every_key_can_come_from_the_environment() {
     for key in KEYS {
         // A value of the key's kind that is not what the file has.
         let (text, expected) = match (key.name, key.kind) {
+            ("trace_sample_ratio", _) => ("0.25", json!(0.25)),
             ("db_pragma", _) => (r#"{"threads": 2}"#, json!({"threads": 2})),
             ("peers", _) => {
                 ("x:1,n9=y:2", json!([{"host": "x", "port": 1}, {"id": "n9", "host": "y", "port": 2}]))
@@ -282,4 +283,34 @@ fn a_pod_tells_the_name_that_others_resolve() {
     assert_eq!(config.address(), "10.0.0.7:8080");
     let (config, _) = load(json!({}), &env("coordinator")).unwrap();
     assert_eq!(config.address(), "coordinator:8080");
+}
+
+#[test]
+fn what_is_exported_is_off_until_a_collector_is_named() {
+    let (config, _) = load(guide(), &[]).unwrap();
+    assert!(config.export().unwrap().is_none());
+
+    let standard = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://standard:4318"), ("TRACE_SAMPLE_RATIO", "0.5")];
+    let (config, _) = load(guide(), &standard).unwrap();
+    let settings = config.export().unwrap().unwrap();
+    assert_eq!((settings.endpoint.as_str(), settings.ratio), ("http://standard:4318", 0.5));
+    assert_eq!(settings.signals, otlp::Signals::ALL);
+
+    let named = with(json!({"otlp_endpoint": "https://own:4318", "otlp_signals": "traces"}));
+    let (config, _) = load(named, &standard).unwrap();
+    let settings = config.export().unwrap().unwrap();
+    assert_eq!(
+        settings.endpoint, "https://own:4318",
+        "the file's own key comes before the standard variable"
+    );
+    assert!(settings.signals.traces && !settings.signals.logs);
+
+    let bad = with(json!({
+        "otlp_endpoint": "collector:4318", "otlp_signals": "spans", "trace_sample_ratio": 2.0,
+        "otlp_metrics_interval_seconds": 0,
+    }));
+    let error = load(bad, &[]).unwrap_err();
+    for named in ["otlp_endpoint", "`otlp_signals`", "trace_sample_ratio", "otlp_metrics_interval_seconds"] {
+        assert!(error.contains(named), "{named} is missing in: {error}");
+    }
 }
