@@ -271,7 +271,7 @@ pub struct Resources {
     pub memory_total_bytes: u64,
     /// Free bytes on the data directory's file system.
     pub disk_free_bytes: u64,
-    /// Its size, bytes.
+    /// Its size without what is reserved for the superuser, bytes.
     pub disk_total_bytes: u64,
     /// Bytes in the data directory.
     pub data_dir_bytes: u64,

@@ -95,7 +95,7 @@ metrics! {
     RAFT_PROPOSAL_DURATION = Histogram "holdfast.raft.proposal.duration" "s" [] "From the first proposal in a log entry to the replies of all its commands, on the node that proposed it.", LATENCY;
     RAFT_COMMIT_DURATION = Histogram "holdfast.raft.commit.duration" "s" [] "From the first proposal in a log entry to its commit, on the node that proposed it.", LATENCY;
     RAFT_ENTRY_COMMANDS = Histogram "holdfast.raft.entry.commands" "{command}" [] "Commands packed into one log entry.", COUNT;
-    RAFT_ELECTIONS = Counter "holdfast.raft.elections" "{election}" [] "Elections this node started.";
+    RAFT_ELECTIONS = Counter "holdfast.raft.elections" "{election}" [] "Elections this node started because it heard no leader; leadership that is handed over needs none.";
     RAFT_READS = Counter "holdfast.raft.reads" "{read}" ["outcome"] "Linearizable reads by outcome: served, expired.";
     APPLY_DURATION = Histogram "holdfast.raft.apply.duration" "s" [] "Time to apply one batch of entries.", LATENCY;
     HEALTH_CHECK = Gauge "holdfast.health.check" "{check}" ["check", "state"] "1 for the present state of each check of `GET /api/health` (ok, degraded, failing), 0 for each other.";
@@ -140,7 +140,7 @@ metrics! {
     HTTP_REQUEST_DURATION = Histogram "http.server.request.duration" "s" ["http_route", "http_request_method", "http_response_status_code"] "Time to answer an HTTP request.", LATENCY;
     HTTP_CONNECTIONS = Gauge "holdfast.http.connections" "{connection}" [] "Connections to the API port that are open, peers included.";
     HTTP_CONNECTIONS_REFUSED = Counter "holdfast.http.connections.refused" "{connection}" [] "Connections beyond max_concurrent_connections, told to come again or closed.";
-    TLS_CERTIFICATE_END = Gauge "holdfast.tls.certificate.end.timestamp" "s" [] "Unix time at which this node's certificate ends; missing without TLS.";
+    TLS_CERTIFICATE_END = Gauge "holdfast.tls.certificate.end.timestamp" "s" [] "Unix time at which the certificate of this node or monitor ends; missing without TLS.";
     PROCESS_CPU = Counter "holdfast.process.cpu.time" "s" [] "CPU time this process has used.";
     PROCESS_MEMORY = Gauge "holdfast.process.memory" "By" [] "Resident memory of this process.";
     PROCESS_FDS = Gauge "holdfast.process.open.fds" "{fd}" [] "Open file descriptors.";
@@ -148,7 +148,7 @@ metrics! {
     PROCESS_MEMORY_LIMIT = Gauge "holdfast.process.memory.limit" "By" [] "Resident memory at which this node refuses new tasks (max_memory_mb).";
     PROCESS_THREADS = Gauge "holdfast.process.threads" "{thread}" [] "Threads of this process.";
     DISK_FREE = Gauge "holdfast.disk.free" "By" [] "Free bytes on the data directory's file system.";
-    DISK_SIZE = Gauge "holdfast.disk.size" "By" [] "Size of the data directory's file system.";
+    DISK_SIZE = Gauge "holdfast.disk.size" "By" [] "Size of the data directory's file system, without what is reserved for the superuser.";
     DATA_SIZE = Gauge "holdfast.data.size" "By" [] "Bytes in the data directory.";
     MONITOR_SCRAPE_DURATION = Histogram "holdfast.monitor.scrape.duration" "s" ["node"] "Time to scrape one node.", LATENCY;
     MONITOR_SCRAPE_FAILURES = Counter "holdfast.monitor.scrape.failures" "{scrape}" ["node", "kind"] "Failed scrapes by node and kind of failure.";

@@ -329,6 +329,23 @@ fn leadership_goes_to_a_voter_only() {
     assert_eq!(world.leader(), to);
 }
 
+#[test]
+fn elections_are_counted_and_a_hand_over_is_none() {
+    let mut world = World::new(3);
+    let elections = |world: &World| world.nodes.values().map(|node| node.replica.elections()).sum::<u64>();
+    assert!(elections(&world) >= 1, "somebody was elected when the cluster began");
+    let (before, leader) = (elections(&world), world.leader());
+    let to = world.nodes[&leader].replica.best_transferee(|_| true).unwrap();
+    world.nodes.get_mut(&leader).unwrap().replica.transfer_to(to).unwrap();
+    world.run(10);
+    assert_eq!((world.leader(), elections(&world)), (to, before), "nobody had to ask for votes by itself");
+    world.kill(to);
+    let left = elections(&world);
+    world.run(200);
+    assert_ne!(world.leader(), to);
+    assert!(elections(&world) > left, "the next one was elected");
+}
+
 /// The leader dies between the two halves of a change: the next one ends it.
 #[test]
 fn a_new_leader_ends_the_joint_configuration() {

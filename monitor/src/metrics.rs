@@ -1,5 +1,6 @@
 //! The monitor's own metrics, as `api::metrics` declares them.
 
+use crate::access::tls::Tls;
 use crate::detectors::Finding;
 use crate::observer::Round;
 use crate::own::OwnState;
@@ -45,7 +46,7 @@ pub struct MonitorMetrics {
     nodes: Gauge<u64>,
     own: Arc<Mutex<OwnState>>,
     // Instruments stop when their provider goes.
-    _provider: SdkMeterProvider,
+    provider: SdkMeterProvider,
 }
 
 impl MonitorMetrics {
@@ -82,8 +83,20 @@ impl MonitorMetrics {
             registry,
             active,
             own,
-            _provider: provider,
+            provider,
         })
+    }
+
+    /// Shows when the certificate in force ends.
+    pub fn show_certificate(&self, tls: Arc<Tls>) {
+        let metric = &declared::TLS_CERTIFICATE_END;
+        self.provider
+            .meter("holdfast.monitor")
+            .f64_observable_gauge(metric.name)
+            .with_unit(metric.unit)
+            .with_description(metric.help)
+            .with_callback(move |observer| observer.observe(tls.not_after_s() as f64, &[]))
+            .build();
     }
 
     /// Counts what one round brought.

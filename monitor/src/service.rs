@@ -185,6 +185,9 @@ impl Service {
     pub async fn run(self, end: CancellationToken) -> Result<(), ServiceError> {
         let Service { config, listener, scraper, asker, journal, history, gate, tls } = self;
         let shared = Shared::new(config.interval, history.clone(), gate, asker, end.clone())?;
+        if let Some(tls) = &tls {
+            shared.metrics.show_certificate(tls.clone());
+        }
         // However this function is left, nothing it started goes on.
         let _guard = end.clone().drop_guard();
         let app = http::router(shared.clone());

@@ -142,7 +142,11 @@ async fn pages_are_served_by_tls_and_a_renewed_certificate_counts() {
     };
     // A client that connects and says nothing keeps nobody out.
     let _silent = tokio::net::TcpStream::connect(&monitor.address).await.unwrap();
-    assert_eq!(trusting(&first).get(&url).send().await.unwrap().status(), 200);
+    let metrics = trusting(&first).get(&url).send().await.unwrap().text().await.unwrap();
+    let ends =
+        metrics.lines().find_map(|l| l.strip_prefix("holdfast_tls_certificate_end_timestamp_seconds "));
+    let ends: f64 = ends.expect("when the certificate ends").parse().unwrap();
+    assert!(ends > jiff::Timestamp::now().as_second() as f64, "{ends}");
     // Half of a renewal: the files don't go together, and what was in force stays.
     std::fs::write(&key, "nothing").unwrap();
     assert_eq!(trusting(&first).get(&url).send().await.unwrap().status(), 200);

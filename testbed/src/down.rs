@@ -1,6 +1,7 @@
 //! `testbed down`: ends a cluster, in the order in which nothing is started again behind us.
 //!
-//! The recovery daemon goes first, or it would start what is ended. Then the workers, which report
+//! The recovery daemon goes first, or it would start what is ended. Then Prometheus and Alertmanager,
+//! which would call it an outage; then the workers, which report
 //! what they finish to coordinators that still run; then the monitor; the coordinators last.
 
 use crate::Error;
@@ -23,6 +24,7 @@ pub fn end_all(record: &mut Record) -> Result<Vec<ProcessRef>, Error> {
         Err(error) => failure = failure.take().or(Some(error)),
     };
     end_group(record.recovery.take().into_iter().collect());
+    end_group(std::mem::take(&mut record.observability));
     end_group(std::mem::take(&mut record.workers));
     end_group(record.monitor.take().into_iter().collect());
     end_group(record.running_coordinators());

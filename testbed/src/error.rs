@@ -43,6 +43,16 @@ pub enum Error {
         /// Where it was looked for.
         folder: PathBuf,
     },
+    /// A program of others is not there.
+    #[error(
+        "`{name}` is neither on the path nor in .tools/usr/bin; `./dev up --observability` fetches it from the Debian package {package} where it can, else install that package"
+    )]
+    ToolMissing {
+        /// The program.
+        name: &'static str,
+        /// The Debian package that has it.
+        package: &'static str,
+    },
     /// Something was waited for and did not come.
     #[error("waited {waited_s:.1} s for {what}, in vain; last seen: {last}{}", tail_of(tail))]
     TimedOut {
@@ -158,6 +168,22 @@ pub enum Error {
         /// The first of them.
         first: String,
     },
+    /// A failure was made, and not everybody named it.
+    #[error("not named within {within_s} s in /api/anomalies, on the page and by the alert: {what}")]
+    NotNamed {
+        /// How long it was watched.
+        within_s: u64,
+        /// The failures.
+        what: String,
+    },
+    /// Nothing was wrong, and something was found all the same.
+    #[error("{count} false alarms, first: {first}")]
+    NotCalm {
+        /// How many findings, alerts and repairs.
+        count: usize,
+        /// The first of them.
+        first: String,
+    },
     /// The user asked to stop.
     #[error("stopped by {0}")]
     Interrupted(&'static str),
@@ -168,6 +194,16 @@ impl Error {
     pub fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Error {
         let what = what.into();
         move |source| Error::Io { what, source }
+    }
+
+    /// The same; where something was awaited in vain, with the end of the log of who should have done it.
+    pub fn with_tail(self, log_file: &std::path::Path) -> Error {
+        match self {
+            Error::TimedOut { what, waited_s, last, .. } => {
+                Error::TimedOut { what, waited_s, last, tail: crate::process::last_lines(log_file, 15) }
+            }
+            other => other,
+        }
     }
 
     /// An error of a call to the cluster, with what was asked.

@@ -134,6 +134,16 @@ impl Layout {
         self.base_port + 11
     }
 
+    /// Port of Prometheus.
+    pub fn prometheus_port(&self) -> u16 {
+        self.base_port + 20
+    }
+
+    /// Port of Alertmanager.
+    pub fn alertmanager_port(&self) -> u16 {
+        self.base_port + 21
+    }
+
     /// Config file of the recovery daemon.
     pub fn recovery_config(&self) -> PathBuf {
         self.data.join("recovery_config.json")
@@ -145,7 +155,7 @@ impl Layout {
     }
 
     /// Every port with what it is for.
-    pub fn ports(&self, recovery: bool) -> Vec<(u16, String)> {
+    pub fn ports(&self, recovery: bool, observability: bool) -> Vec<(u16, String)> {
         let mut ports = Vec::new();
         for node in self.node_places() {
             ports.push((node.port, node.id.clone()));
@@ -155,16 +165,17 @@ impl Layout {
         if recovery {
             ports.push((self.recovery_port(), "the recovery daemon".into()));
         }
+        if observability {
+            ports.push((self.prometheus_port(), "Prometheus".into()));
+            ports.push((self.alertmanager_port(), "Alertmanager".into()));
+        }
         ports
     }
 
-    /// Every port that can be needed.
-    pub fn every_port(&self) -> Vec<(u16, String)> {
-        self.ports(true)
-    }
-
     /// Writes the recovery daemon's config: it may start each coordinator's process again.
-    pub fn write_recovery_config(&self, coordinator: &Path) -> Result<(), Error> {
+    ///
+    /// With a token file, its webhook takes only who shows that token.
+    pub fn write_recovery_config(&self, coordinator: &Path, token_file: Option<&Path>) -> Result<(), Error> {
         let nodes: Vec<_> = self
             .node_places()
             .into_iter()
@@ -183,7 +194,7 @@ impl Layout {
                 })
             })
             .collect();
-        let config = json!({
+        let mut config = json!({
             "nodes": nodes,
             "recovery_dir": self.data.join("recovery"),
             "recovery_options": {
@@ -194,6 +205,9 @@ impl Layout {
             "monitor_url": format!("http://127.0.0.1:{}", self.monitor_port()),
             "listen": format!("127.0.0.1:{}", self.recovery_port()),
         });
+        if let Some(file) = token_file {
+            config["webhook_token_file"] = json!(file);
+        }
         write_json(&self.recovery_config(), &config)
     }
 }
@@ -209,7 +223,7 @@ mod tests {
 
     #[test]
     fn the_largest_cluster_has_no_port_twice() {
-        let ports = layout(MAX_NODES).ports(true);
+        let ports = layout(MAX_NODES).ports(true, true);
         assert_eq!(ports.iter().map(|(p, _)| p).collect::<BTreeSet<_>>().len(), ports.len());
         assert!(
             ports.contains(&(8090, "the monitor".into()))

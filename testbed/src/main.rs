@@ -69,7 +69,7 @@ struct UpArguments {
     /// Which build to run; `./dev up` builds it first
     #[arg(long, value_enum)]
     profile: Option<Profile>,
-    /// Start Prometheus and Alertmanager too
+    /// Start Prometheus and Alertmanager too, on the shipped rules and routes
     #[arg(long)]
     observability: bool,
 }
@@ -99,11 +99,6 @@ fn run(cli: Cli) -> anyhow::Result<()> {
 }
 
 async fn start(arguments: UpArguments) -> anyhow::Result<()> {
-    if arguments.observability {
-        anyhow::bail!(
-            "--observability is not available in this version: Prometheus and Alertmanager come with the alerting work; deploy/prometheus.yml and alerts/ can be used by hand"
-        );
-    }
     let binaries = match arguments.profile {
         None => Binaries::find()?,
         Some(profile) => {
@@ -125,6 +120,7 @@ async fn start(arguments: UpArguments) -> anyhow::Result<()> {
         layout,
         workers: arguments.workers,
         recovery: !arguments.no_recovery,
+        observability: arguments.observability,
         detach: arguments.detach,
         keep: arguments.keep,
     };

@@ -76,6 +76,7 @@ impl ProcessRef {
 struct Stat {
     state: u8,
     parent: u32,
+    threads: u32,
     start_ticks: u64,
 }
 
@@ -91,12 +92,14 @@ impl Stat {
         Some(Stat {
             state: *fields.first()?.as_bytes().first()?,
             parent: fields.get(1)?.parse().ok()?,
+            threads: fields.get(17)?.parse().ok()?,
             start_ticks: fields.get(19)?.parse().ok()?,
         })
     }
 
+    /// A zombie of which a thread is still in the disk holds its files and ports: it is not over.
     fn is_over(&self) -> bool {
-        matches!(self.state, b'Z' | b'X')
+        matches!(self.state, b'Z' | b'X') && self.threads <= 1
     }
 }
 
@@ -334,7 +337,16 @@ mod tests {
     #[test]
     fn a_name_with_parentheses_does_not_shift_the_fields() {
         let stat = Stat::parse("7 (a) b (c)) S 3 7 7 0 -1 4 0 0 0 0 1 2 3 4 20 0 1 0 991 5 6").unwrap();
-        assert_eq!((stat.state, stat.parent, stat.start_ticks), (b'S', 3, 991));
+        assert_eq!((stat.state, stat.parent, stat.threads, stat.start_ticks), (b'S', 3, 1, 991));
+    }
+
+    #[test]
+    fn a_zombie_is_over_once_its_last_thread_is() {
+        let of = |state: &str, threads: u32| {
+            Stat::parse(&format!("7 (a) {state} 3 7 7 0 -1 4 0 0 0 0 1 2 3 4 20 0 {threads} 0 991 5 6"))
+                .unwrap()
+        };
+        assert!(of("Z", 1).is_over() && !of("Z", 2).is_over() && !of("S", 1).is_over());
     }
 
     #[test]

@@ -18,6 +18,9 @@ pub struct Record {
     pub supervisor: Option<ProcessRef>,
     /// The recovery daemon.
     pub recovery: Option<ProcessRef>,
+    /// Alertmanager and Prometheus.
+    #[serde(default)]
+    pub observability: Vec<ProcessRef>,
     /// The workers.
     pub workers: Vec<ProcessRef>,
     /// The monitor.
@@ -33,6 +36,7 @@ impl Record {
             layout,
             supervisor: None,
             recovery: None,
+            observability: Vec::new(),
             workers: Vec::new(),
             monitor: None,
             coordinators: Vec::new(),
@@ -70,6 +74,7 @@ impl Record {
     /// Everything of it that runs now, what the recovery daemon started included.
     pub fn running(&self) -> Vec<ProcessRef> {
         let mut all: Vec<ProcessRef> = self.recovery.iter().cloned().collect();
+        all.extend(self.observability.iter().cloned());
         all.extend(self.workers.iter().cloned());
         all.extend(self.monitor.clone());
         all.retain(ProcessRef::is_alive);

@@ -6,7 +6,9 @@
 
 use crate::binaries::Binaries;
 use crate::layout::{Layout, write_node_configs};
-use crate::process::{Lifetime, ProcessRef, Started, last_lines, listener_on};
+use crate::observability::{self, Tools};
+use crate::process::{Lifetime, ProcessRef, Started, listener_on};
+use crate::prometheus::Prometheus;
 use crate::record::Record;
 use crate::{Error, down, suite, wait};
 use api::Client;
@@ -19,6 +21,9 @@ use tokio::signal::unix::{SignalKind, signal};
 const READY_LIMIT: Duration = Duration::from_secs(60);
 /// How long each other program may take until it answers.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+/// How long Prometheus may take until it has scraped and evaluated everything; some rules are
+/// evaluated twice a minute.
+const OBSERVED_LIMIT: Duration = Duration::from_secs(90);
 /// Tasks that each worker runs at once.
 const SLOTS: u32 = 4;
 /// Workers at most.
@@ -33,6 +38,8 @@ pub struct Options {
     pub workers: usize,
     /// Start the recovery daemon too.
     pub recovery: bool,
+    /// Start Prometheus and Alertmanager too.
+    pub observability: bool,
     /// Leave everything running and return.
     pub detach: bool,
     /// Go on with the data of an earlier run.
@@ -47,7 +54,7 @@ pub async fn run(options: Options, binaries: &Binaries) -> Result<(), Error> {
     }
     let mut stop = Stop::listen()?;
     refuse_twin(&options.layout.data)?;
-    for (port, purpose) in options.layout.ports(options.recovery) {
+    for (port, purpose) in options.layout.ports(options.recovery, options.observability) {
         if TcpListener::bind(("127.0.0.1", port)).is_err() {
             return Err(Error::PortTaken { port, purpose, holder: listener_on(port) });
         }
@@ -90,6 +97,7 @@ struct Programs {
     coordinator: std::path::PathBuf,
     monitor: std::path::PathBuf,
     recovery: Option<std::path::PathBuf>,
+    observability: Option<Tools>,
 }
 
 impl Programs {
@@ -98,6 +106,7 @@ impl Programs {
             coordinator: binaries.path("coordinator")?,
             monitor: binaries.path("monitor")?,
             recovery: options.recovery.then(|| binaries.path("recovery")).transpose()?,
+            observability: options.observability.then(Tools::find).transpose()?,
         })
     }
 }
@@ -146,6 +155,9 @@ impl Running {
             self.record.write()?;
         }
         let http = wait::http();
+        if let Some(tools) = &programs.observability {
+            self.start_observability(options, tools, &http).await?;
+        }
         for node in &nodes {
             let url = node.url("/api/health/ready");
             self.await_answer(&node.id, &url, &http, READY_LIMIT, &node.log_file).await?;
@@ -158,6 +170,9 @@ impl Running {
             .map_err(Error::client("make a client"))?
             .with_deadline(Duration::from_secs(30));
         self.start_workers(options, programs, &client).await?;
+        if options.observability {
+            self.await_observability(options, &http).await?;
+        }
         let run_id = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .map(|d| format!("{:x}", d.as_millis()))
@@ -176,6 +191,41 @@ impl Running {
         }
         println!("running the shipped suite: {} commands", cases.len());
         suite::run(&client, cases, &layout.data.join("suite").join(&run_id), &run_id).await
+    }
+
+    /// Alertmanager first, so that Prometheus finds it; both before what they watch, so that they
+    /// see its beginning.
+    async fn start_observability(
+        &mut self,
+        options: &Options,
+        tools: &Tools,
+        http: &reqwest::Client,
+    ) -> Result<(), Error> {
+        observability::write_files(&options.layout, options.recovery)?;
+        for start in observability::starts(&options.layout, tools) {
+            let log = options.layout.log_file(start.name);
+            let process = self.start(start.name, &start.program, &start.arguments, &log)?;
+            self.record.observability.push(process);
+            self.record.write()?;
+            self.await_answer(start.name, &start.ready_url, http, ANSWER_LIMIT, &log).await?;
+        }
+        Ok(())
+    }
+
+    /// All targets up, all rules evaluated, none in error.
+    async fn await_observability(&self, options: &Options, http: &reqwest::Client) -> Result<(), Error> {
+        let prometheus = Prometheus::on_port(options.layout.prometheus_port(), http.clone());
+        println!("waiting for Prometheus to see every target and to have evaluated every rule");
+        let wanted = observability::target_count(&options.layout, options.recovery);
+        let what = "every target to be up and every rule to be evaluated";
+        let working = wait::until(what, OBSERVED_LIMIT, || async {
+            let working = prometheus.working().await?;
+            let whole = working.faults.is_empty() && working.targets_up == wanted && working.rules_ok > 0;
+            if whole { Ok(working) } else { Err(format!("{working:?}")) }
+        });
+        let working = working.await?;
+        println!("{} targets up, {} rules loaded, none in error", working.targets_up, working.rules_ok);
+        Ok(())
     }
 
     async fn start_monitor(
@@ -207,7 +257,8 @@ impl Running {
         http: &reqwest::Client,
     ) -> Result<(), Error> {
         let layout = &options.layout;
-        layout.write_recovery_config(coordinator)?;
+        let token_file = options.observability.then(|| observability::token_file(layout));
+        layout.write_recovery_config(coordinator, token_file.as_deref())?;
         let config = layout.recovery_config().display().to_string();
         let arguments = ["--config", &config, "--interval", "1", "--daemon"].map(str::to_owned);
         let log = layout.log_file("recovery");
@@ -302,12 +353,7 @@ impl Running {
 
     /// Adds the end of a log to an error of waiting.
     fn explain(&self, awaited: Result<(), Error>, log_file: &Path) -> Result<(), Error> {
-        match awaited {
-            Err(Error::TimedOut { what, waited_s, last, .. }) => {
-                Err(Error::TimedOut { what, waited_s, last, tail: last_lines(log_file, 15) })
-            }
-            other => other,
-        }
+        awaited.map_err(|error| error.with_tail(log_file))
     }
 
     /// Stays until the user stops it, and says which of our processes end meanwhile.
@@ -415,6 +461,10 @@ fn print_urls(options: &Options) {
         println!("recovery     http://127.0.0.1:{}/api/audit", layout.recovery_port());
         println!("  its metrics http://127.0.0.1:{}/metrics", layout.recovery_port());
     }
+    if options.observability {
+        println!("prometheus   http://127.0.0.1:{}/", layout.prometheus_port());
+        println!("alertmanager http://127.0.0.1:{}/api/v2/alerts", layout.alertmanager_port());
+    }
     println!("logs         {}", layout.data.join("logs").display());
 }
 
@@ -432,6 +482,7 @@ mod tests {
             layout: Layout { data: data.to_owned(), nodes: 3, base_port: 8080 },
             workers: 2,
             recovery: true,
+            observability: false,
             detach: true,
             keep: false,
         }

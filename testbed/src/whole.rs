@@ -39,7 +39,7 @@ impl Whole {
         let data = folder.path().join("up");
         let laid_out = |base_port| Layout { data: data.clone(), nodes, base_port };
         let (base_port, ports) = Ports::take_laid_out(|base_port| {
-            laid_out(base_port).every_port().into_iter().map(|(port, _)| port).collect()
+            laid_out(base_port).ports(true, true).into_iter().map(|(port, _)| port).collect()
         })?;
         let layout = laid_out(base_port);
         let mut arguments = vec!["up".to_owned(), "--data".into(), data.display().to_string()];

@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// The names under which the tests of each fault stand, wherever they stand.
-const LESSONS: [&str; 29] = [
+const LESSONS: [&str; 30] = [
     "acked_write_survives_leader_loss",
     "no_commit_without_majority",
     "stale_leader_refuses_writes",
@@ -46,6 +46,7 @@ const LESSONS: [&str; 29] = [
     "worker_loss_is_noticed_in_seconds",
     "new_leader_keeps_leases",
     "snapshot_does_not_block_writes",
+    "members_down_alert_is_quiet_on_rolling_restart",
 ];
 
 fn runtime() -> tokio::runtime::Runtime {

@@ -39,7 +39,11 @@ fn files_below(folder: &Path) -> Vec<PathBuf> {
         .flatten()
         .flat_map(|entry| {
             let path = entry.path();
-            if path.is_dir() { files_below(&path) } else { vec![path] }
+            match path.is_dir() {
+                true if path.ends_with("node_modules") => Vec::new(),
+                true => files_below(&path),
+                false => vec![path],
+            }
         })
         .collect()
 }

@@ -49,8 +49,7 @@ struct ProcessSample {
 #[derive(Debug, Clone, Copy, Default)]
 struct DiskSample {
     free_bytes: u64,
-    available_percent_base: u64,
-    total_bytes: u64,
+    usable_bytes: u64,
     data_dir_bytes: u64,
 }
 
@@ -103,7 +102,7 @@ impl Sampler {
             memory_bytes: process.memory_bytes,
             memory_total_bytes: process.memory_total_bytes,
             disk_free_bytes: disk.free_bytes,
-            disk_total_bytes: disk.total_bytes,
+            disk_total_bytes: disk.usable_bytes,
             data_dir_bytes: disk.data_dir_bytes,
             open_fds: process.open_fds,
             max_fds: process.max_fds,
@@ -190,8 +189,7 @@ impl DiskSample {
             Ok(stat) => DiskSample {
                 free_bytes: stat.f_bavail * stat.f_frsize,
                 // As df counts: what is reserved for root is neither used nor free.
-                available_percent_base: (stat.f_blocks - stat.f_bfree + stat.f_bavail) * stat.f_frsize,
-                total_bytes: stat.f_blocks * stat.f_frsize,
+                usable_bytes: (stat.f_blocks - stat.f_bfree + stat.f_bavail) * stat.f_frsize,
                 data_dir_bytes,
             },
             Err(error) => {
@@ -202,7 +200,7 @@ impl DiskSample {
     }
 
     fn used_percent(&self) -> f64 {
-        percent(self.available_percent_base.saturating_sub(self.free_bytes), self.available_percent_base)
+        percent(self.usable_bytes.saturating_sub(self.free_bytes), self.usable_bytes)
     }
 }
 
@@ -237,6 +235,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_share_of_the_disk_is_that_of_its_bytes() {
+        let disk = DiskSample::take(Path::new("/"), 0);
+        let of_bytes = 100.0 - percent(disk.free_bytes, disk.usable_bytes);
+        assert!((disk.used_percent() - of_bytes).abs() < 0.001 && disk.usable_bytes > 0, "{disk:?}");
+        let stat = rustix::fs::statvfs("/").unwrap();
+        assert!(disk.usable_bytes <= stat.f_blocks * stat.f_frsize, "{disk:?}");
+    }
+
+    #[test]
     fn what_the_process_uses_is_measured() {
         let first = ProcessSample::first().unwrap();
         assert!(first.memory_bytes > 1 << 20 && first.memory_total_bytes > first.memory_bytes, "{first:?}");
@@ -264,13 +271,13 @@ mod tests {
         std::fs::write(folder.path().join("file"), [0; 500]).unwrap();
         assert_eq!(dir_bytes(folder.path()), 1500);
         let sample = DiskSample::take(folder.path(), 1500);
-        assert!(sample.total_bytes > 0 && sample.free_bytes <= sample.total_bytes, "{sample:?}");
+        assert!(sample.usable_bytes > 0 && sample.free_bytes <= sample.usable_bytes, "{sample:?}");
         assert!((0.0..=100.0).contains(&sample.used_percent()), "{sample:?}");
     }
 
     #[test]
     fn a_file_system_that_cant_be_asked_has_no_invented_size() {
         let sample = DiskSample::take(Path::new("/nonexistent/folder"), 0);
-        assert_eq!((sample.total_bytes, sample.free_bytes), (0, 0));
+        assert_eq!((sample.usable_bytes, sample.free_bytes), (0, 0));
     }
 }

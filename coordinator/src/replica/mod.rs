@@ -324,8 +324,7 @@ impl<O: OlderEntries> Replica<O> {
     /// One tick of the timers.
     pub fn tick(&mut self) {
         self.ticks += 1;
-        let before = self.raw.raft.term;
-        let was_candidate = self.raw.raft.state == StateRole::Candidate;
+        let term_before = self.raw.raft.term;
         // A follower's tick only drives its election.
         if self.may_campaign() {
             self.raw.tick();
@@ -333,9 +332,7 @@ impl<O: OlderEntries> Replica<O> {
             self.forget_silent_leader();
         }
         self.draw_timeout();
-        if self.raw.raft.state == StateRole::Candidate && (!was_candidate || self.raw.raft.term != before) {
-            self.elections += 1;
-        }
+        self.count_election(term_before);
         self.age_reads();
         self.age_snapshots();
         self.leave_joint_if_due();
@@ -344,9 +341,18 @@ impl<O: OlderEntries> Replica<O> {
     /// Starts an election at once; a cluster of one need not wait.
     pub fn campaign(&mut self) {
         if self.may_campaign() {
+            let term_before = self.raw.raft.term;
             let _ = self.raw.campaign();
             self.draw_timeout();
+            self.count_election(term_before);
         }
+    }
+
+    /// Counts an election that has begun since the term was `term_before`: this replica went into a
+    /// new term to ask for votes, or leads it already where it votes alone.
+    fn count_election(&mut self, term_before: u64) {
+        let asks = matches!(self.raw.raft.state, StateRole::Candidate | StateRole::Leader);
+        self.elections += u64::from(asks && self.raw.raft.term != term_before);
     }
 
     /// Takes a peer's message.
@@ -387,12 +393,18 @@ impl<O: OlderEntries> Replica<O> {
         }
         self.note_heard(message.from);
         let verified = self.suspect.and_then(|_| self.verified_by(&message));
+        let asked_to_lead = message.get_msg_type() == MessageType::MsgTimeoutNow;
+        let term_before = self.raw.raft.term;
         // Refusals (an unknown sender, a stale term) are Raft's own business.
         let _ = self.raw.step(message);
         if let Some((term, index)) = verified {
             self.note_verified(term, index);
         }
         self.draw_timeout();
+        // With enough answers to its pre-vote an election begins here.
+        if !asked_to_lead {
+            self.count_election(term_before);
+        }
     }
 
     /// Packs commands into one entry and proposes it. `mono_ms` is any monotonic clock.
@@ -510,7 +522,7 @@ impl<O: OlderEntries> Replica<O> {
         self.raw.store().last()
     }
 
-    /// Elections this replica started.
+    /// Elections this replica started by itself; one that its leader asked for, to hand over, is none.
     pub fn elections(&self) -> u64 {
         self.elections
     }

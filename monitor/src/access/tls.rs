@@ -33,14 +33,27 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 pub struct Tls {
     cert: PathBuf,
     key: PathBuf,
-    config: RwLock<Arc<ServerConfig>>,
+    material: RwLock<Material>,
+}
+
+/// What is in force.
+#[derive(Debug, Clone)]
+struct Material {
+    config: Arc<ServerConfig>,
+    /// When the certificate ends, as Unix time.
+    not_after_s: i64,
 }
 
 impl Tls {
     /// Reads certificate and key.
     pub fn load(cert: PathBuf, key: PathBuf) -> Result<Arc<Tls>, GateError> {
-        let config = RwLock::new(Arc::new(read(&cert, &key)?));
-        Ok(Arc::new(Tls { cert, key, config }))
+        let material = RwLock::new(read(&cert, &key)?);
+        Ok(Arc::new(Tls { cert, key, material }))
+    }
+
+    /// When the certificate in force ends, as Unix time in seconds.
+    pub fn not_after_s(&self) -> i64 {
+        self.material.read().not_after_s
     }
 
     /// Reads the files again whenever they changed, until `end`.
@@ -53,8 +66,8 @@ impl Tls {
             }
             seen = now;
             match read(&self.cert, &self.key) {
-                Ok(config) => {
-                    *self.config.write() = Arc::new(config);
+                Ok(material) => {
+                    *self.material.write() = material;
                     tracing::info!("the certificate was read again");
                 }
                 Err(error) => tracing::error!(%error, "the certificate before stays in force"),
@@ -70,7 +83,7 @@ impl Tls {
     }
 }
 
-fn read(cert: &Path, key: &Path) -> Result<ServerConfig, GateError> {
+fn read(cert: &Path, key: &Path) -> Result<Material, GateError> {
     api::http::install_crypto();
     let wrong =
         |key: &'static str, path: &Path, why: String| GateError::File { key, path: path.to_owned(), why };
@@ -80,16 +93,19 @@ fn read(cert: &Path, key: &Path) -> Result<ServerConfig, GateError> {
         .map_err(|e| of_cert(e.to_string()))?
         .collect::<Result<_, _>>()
         .map_err(|e| of_cert(e.to_string()))?;
-    if chain.is_empty() {
+    let Some(first) = chain.first() else {
         return Err(of_cert("holds no certificate in PEM form".into()));
-    }
+    };
+    let (_, own) = x509_parser::parse_x509_certificate(first)
+        .map_err(|e| of_cert(format!("its first certificate can't be read: {e}")))?;
+    let not_after_s = own.validity().not_after.timestamp();
     let private = PrivateKeyDer::from_pem_file(key).map_err(|e| of_key(e.to_string()))?;
     let mut config = ServerConfig::builder()
         .with_no_client_auth()
         .with_single_cert(chain, private)
         .map_err(|e| of_key(format!("does not go with the certificate: {e}")))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(config)
+    Ok(Material { config: Arc::new(config), not_after_s })
 }
 
 /// Connections whose handshake is done.
@@ -130,7 +146,7 @@ async fn take_connections(
                 continue;
             }
         };
-        let acceptor = TlsAcceptor::from(tls.config.read().clone());
+        let acceptor = TlsAcceptor::from(tls.material.read().config.clone());
         let sender = sender.clone();
         tokio::spawn(async move {
             let _place = place;

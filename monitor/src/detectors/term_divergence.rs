@@ -58,8 +58,11 @@ fn changes_in_last_minute(now: &ClusterSnapshot, window: &Window) -> (u64, Strin
     let observed = seen.len().saturating_sub(1) as u64;
     let mut most = (observed, "as seen from here".to_owned());
     for (node, report) in now.reporting() {
+        // That it found the leader when it was started is no change.
         let oldest_of_this_process = minute.iter().find_map(|s| {
-            s.report_of(node.name()).filter(|r| r.status.boot_nonce == report.status.boot_nonce)
+            s.report_of(node.name()).filter(|r| {
+                r.status.boot_nonce == report.status.boot_nonce && r.status.current_leader.is_some()
+            })
         });
         let counted = oldest_of_this_process
             .map_or(0, |old| report.status.leader_changes.saturating_sub(old.status.leader_changes));

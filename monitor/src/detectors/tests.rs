@@ -284,6 +284,58 @@ fn without_a_majority_nobody_is_blamed() {
 }
 
 #[test]
+fn a_node_that_finds_the_leader_after_its_start_counts_no_change() {
+    let mut scene = Scene::new(3);
+    scene.calm(2);
+    for (leader_changes, knows_one) in [(0, false), (1, true), (2, true), (3, true), (4, true), (4, true)] {
+        let (_, findings) = scene.round(|a| {
+            let status = &mut a.report(2).status;
+            status.boot_nonce = "started again".into();
+            status.leader_changes = leader_changes;
+            status.current_leader = status.current_leader.take().filter(|_| knows_one);
+        });
+        assert!(!kinds(&findings).contains(&FaultKind::TermDivergence), "{findings:#?}");
+    }
+    let (_, findings) = scene.rounds(2, |a| {
+        a.report(2).status.boot_nonce = "started again".into();
+        a.report(2).status.leader_changes = 5;
+    });
+    only(&findings, FaultKind::TermDivergence);
+}
+
+/// A bit that flipped in memory: the checksums, which were made before, still agree.
+#[test]
+fn a_record_that_is_not_what_its_hash_says_is_named_by_its_own_node() {
+    let damaged = |a: &mut Answers| {
+        a.report(3).state_checksum.integrity = Some(api::admin::IntegrityCheck {
+            part: "machine".into(),
+            checked_at: jiff::Timestamp::UNIX_EPOCH,
+            sound: false,
+            checked: 7,
+            took_ms: 1,
+            detail: "the record of task `a` is not what its hash says".into(),
+        });
+    };
+    let mut scene = Scene::new(3);
+    let (_, findings) = scene.rounds(2, damaged);
+    let found = only(&findings, FaultKind::StateDivergence);
+    assert_eq!((&found.nodes[..], found.severity), (&["node-3".to_owned()][..], Severity::Critical));
+    assert!(found.evidence.iter().any(|e| e.contains("task `a`")), "{:?}", found.evidence);
+    // Once another record is made of it, the checksums part as well: that is the same fault.
+    let (_, findings) = scene.rounds(2, |a| {
+        damaged(a);
+        bend_state(a, 3);
+    });
+    assert_eq!(findings.len(), 1, "{findings:#?}");
+    assert!(findings[0].evidence.iter().any(|e| e.contains("different states")));
+    let (_, findings) = scene.rounds(2, |a| {
+        damaged(a);
+        a.report(3).state_checksum.integrity.as_mut().unwrap().sound = true;
+    });
+    assert!(findings.is_empty(), "{findings:#?}");
+}
+
+#[test]
 fn a_node_that_lags_is_not_accused_of_divergence() {
     let mut scene = Scene::new(3);
     for _ in 0..5 {

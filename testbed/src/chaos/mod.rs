@@ -1,6 +1,11 @@
 //! `testbed chaos`: faults made on purpose, against real processes under load.
 
+pub mod calm;
 pub mod crash;
+pub mod detect;
+pub mod injure;
+pub mod memory;
+pub mod patient;
 pub mod points;
 pub mod report;
 
@@ -12,11 +17,17 @@ use clap::Subcommand;
 pub enum Part {
     /// Kill coordinators, at failpoints and at random moments, while tasks are written and run
     Crash(crash::Arguments),
+    /// Make failures one after another, and measure how soon each is named and alerted
+    Detect(detect::Arguments),
+    /// Load, transfers and rolling restarts: nothing may be found above info, and no alert fire
+    Calm(calm::Arguments),
 }
 
 /// Does it.
 pub async fn run(part: Part) -> Result<(), Error> {
     match part {
         Part::Crash(arguments) => crash::run(arguments).await,
+        Part::Detect(arguments) => detect::run(arguments).await,
+        Part::Calm(arguments) => calm::run(arguments).await,
     }
 }
