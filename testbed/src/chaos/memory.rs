@@ -66,17 +66,22 @@ mod tests {
     #[test]
     fn what_stands_in_a_process_memory_is_replaced() {
         let mut child = Command::new("sleep").arg("60").env("SOME_WORD", "marker-before").spawn().unwrap();
-        let runs = || std::fs::read(format!("/proc/{}/comm", child.id())).unwrap() == b"sleep\n";
-        while !runs() {
+        // The system tells an environment once its place in memory is final.
+        let holds = |word: &str| {
+            let environment = std::fs::read(format!("/proc/{}/environ", child.id())).unwrap();
+            String::from_utf8_lossy(&environment).contains(&format!("SOME_WORD={word}"))
+        };
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while !holds("marker-before") {
+            assert!(std::time::Instant::now() < deadline, "not within 20 s: the child has its environment");
             std::thread::yield_now();
         }
         let process = ProcessRef::of("sleep", child.id()).unwrap();
         let replaced = replace(&process, b"marker-before", b"marker-beyond");
-        let environment = std::fs::read(format!("/proc/{}/environ", child.id())).unwrap();
+        let changed = holds("marker-beyond");
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(replaced.unwrap() >= 1);
-        assert!(String::from_utf8_lossy(&environment).contains("SOME_WORD=marker-beyond"));
+        assert!(replaced.unwrap() >= 1 && changed);
     }
 
     #[test]
