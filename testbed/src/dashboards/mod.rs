@@ -1,7 +1,7 @@
 //! The Grafana dashboards, written as JSON from short descriptions.
 //!
 //! What all of them have alike (variables, links, annotations, the look of a panel) stands once in
-//! [`model`]; a dashboard is a list of rows of panels ([`boards`]). `dashboards/*.json` is what comes
+//! `model`; a dashboard is a list of rows of panels (`boards`). `dashboards/*.json` is what comes
 //! out, and a test that they are current keeps both together:
 //! `UPDATE=1 cargo test -p testbed --test dashboards`.
 //!
