@@ -10,7 +10,7 @@ use super::report::{Run, Series};
 use super::sample::{Processor, Sample};
 use super::{
     Arguments, Case, ETCD_GRPC, ETCD_HTTP, Findings, HOLDFAST, HTTP_LIMIT, LEADER_LIMIT, WARM_UP, batch_body,
-    body, grpc, pids,
+    body, grpc, mass, pids,
 };
 use crate::{Cluster, Error};
 use api::task::Submitted;
@@ -99,6 +99,7 @@ async fn in_turns(shots: &[Shot], arguments: &Arguments, series: &mut Vec<Series
 pub async fn measure(arguments: &Arguments, findings: &mut Findings) -> Result<(), Error> {
     println!("starting {} coordinators", arguments.nodes);
     let cluster = Cluster::start(arguments.nodes).await?;
+    mass::make_room(&cluster).await?;
     let limit = HttpLimit::start(cluster.folder()).await?;
     let etcd = match arguments.peers {
         true => Some(Etcd::start(arguments.nodes).await?),
@@ -214,6 +215,7 @@ pub async fn by_nodes(arguments: &Arguments, findings: &mut Findings) -> Result<
     for size in SIZES {
         println!("starting {size} coordinators");
         let cluster = Cluster::start(size).await?;
+        mass::make_room(&cluster).await?;
         let leader = cluster.place(cluster.leader(LEADER_LIMIT).await?).address();
         let own = pids(&cluster);
         let (id, made) = one_task(&leader).await?;
