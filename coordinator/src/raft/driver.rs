@@ -531,7 +531,7 @@ impl<O: OlderEntries> Driver<O> {
     /// this leader has sent already.
     fn set_pulse(&self, trouble: Trouble) {
         let standing = self.replica.standing();
-        let end = self.replica.log_end();
+        let (end, committed) = (self.replica.log_end(), self.replica.committed());
         self.transport.set_pulse(Pulse {
             leads: standing.role == raft::StateRole::Leader,
             knows_leader: standing.leader != 0,
@@ -540,8 +540,8 @@ impl<O: OlderEntries> Driver<O> {
             last_index: end.index,
             last_term: end.term,
             verified_index: self.replica.verified_index(),
-            commit_index: standing.commit,
-            commit_term: standing.commit_term,
+            commit_index: committed.index,
+            commit_term: committed.term,
             // The transport knows.
             fetching: false,
             trouble,

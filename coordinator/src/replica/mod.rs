@@ -169,8 +169,6 @@ pub struct Standing {
     pub term: u64,
     /// Commit index.
     pub commit: u64,
-    /// Term of the entry there.
-    pub commit_term: u64,
     /// First index of the log.
     pub first: u64,
     /// Last index of the log.
@@ -467,11 +465,17 @@ impl<O: OlderEntries> Replica<O> {
             leader_ready: leading && applied_term == raft.term,
             term: raft.term,
             commit: raft.raft_log.committed,
-            commit_term: raft.raft_log.term(raft.raft_log.committed).unwrap_or(0),
             first,
             last: raft.raft_log.last_index(),
             snapshot: self.raw.store().snapshot_index(),
         }
+    }
+
+    /// Index and term of the last entry known to be committed, for peers. It may look into the log, so
+    /// it is not part of what is asked several times a turn.
+    pub fn committed(&self) -> Truncated {
+        let log = &self.raw.raft.raft_log;
+        Truncated { index: log.committed, term: log.term(log.committed).unwrap_or(0) }
     }
 
     /// Index and term of the log's durable end, for handshakes and comparison.

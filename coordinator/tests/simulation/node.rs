@@ -445,7 +445,7 @@ impl World {
             term: standing.term,
             end: running.replica.log_end(),
             verified: running.replica.verified_index(),
-            committed: Truncated { index: standing.commit, term: standing.commit_term },
+            committed: running.replica.committed(),
             fetching: running.fetching.is_some() || running.install.is_some(),
         };
         let own = self.nodes[at].id;
