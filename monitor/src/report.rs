@@ -143,7 +143,7 @@ pub fn seconds_between(earlier: Timestamp, later: Timestamp) -> f64 {
     later.duration_since(earlier).as_secs_f64().max(0.0)
 }
 
-/// A number of seconds as people say it: `0.4 s`, `12 s`, `3 min`, `2 h 5 min`, `3 d 4 h`.
+/// A number of seconds as people say it: `40 ms`, `1.4 s`, `12 s`, `3 min`, `2 h 5 min`, `3 d 4 h`.
 #[derive(Debug, Clone, Copy)]
 pub struct Span(pub f64);
 
@@ -152,6 +152,7 @@ impl fmt::Display for Span {
         let seconds = self.0.max(0.0);
         let whole = seconds as u64;
         match whole {
+            0 if seconds > 0.0 && seconds < 0.95 => write!(f, "{:.0} ms", (seconds * 1e3).ceil()),
             0..=9 if seconds.fract() >= 0.05 => write!(f, "{seconds:.1} s"),
             0..=119 => write!(f, "{whole} s"),
             120..=7_199 => write!(f, "{} min", whole / 60),
@@ -184,7 +185,7 @@ mod tests {
     fn sizes_and_times_read_well() {
         assert_eq!([0, 1_024, 1_048_575, 5 << 30].map(bytes), ["0 B", "1.0 KiB", "1.0 MiB", "5.0 GiB"]);
         let spans = [0.0, 0.42, 3.0, 119.0, 600.0, 7_500.0, 200_000.0].map(|s| Span(s).to_string());
-        assert_eq!(spans, ["0 s", "0.4 s", "3 s", "119 s", "10 min", "2 h 5 min", "2 d 7 h"]);
+        assert_eq!(spans, ["0 s", "420 ms", "3 s", "119 s", "10 min", "2 h 5 min", "2 d 7 h"]);
     }
 
     #[test]

@@ -70,7 +70,7 @@ async fn history_is_answered_with_units_and_survives_a_kill() {
     let folder = tempfile::tempdir().unwrap();
     let mut program = Program::start(&nodes, Some(folder.path()), &[]).await;
     let before = program.points("/api/history?metric=writes&from=-1m&step=1", 3).await;
-    assert_eq!(before["series"][0]["unit"], "1/s");
+    assert_eq!(before["series"][0]["unit"], "writes/s");
     assert_eq!(before["series"][0]["node"], "node-1");
     assert_eq!(before["columns"][0], "seconds_after_from");
     let mean = before["series"][0]["points"][1][1].as_f64().unwrap();

@@ -92,16 +92,16 @@ macro_rules! metrics {
 // In a query `$w` stands for the width of a rate's window. Every vector keeps `instance`; the
 // reader turns it into a node's id. `{$j}` stands for the labels that choose the coordinators.
 metrics! {
-    WRITES = "writes" "1/s" Node Rate [&[]] Some("sum by (instance) (rate(holdfast_raft_proposals_total{outcome=\"applied\",$j}[$w]))"), "Writes that this node saw through, a second.";
-    WRITES_FAILED = "writes_failed" "1/s" Node Rate [&[]] Some("sum by (instance) (rate(holdfast_raft_proposals_total{outcome!=\"applied\",$j}[$w]))"), "Writes that this node could not see through, a second.";
-    READS = "reads" "1/s" Node Rate [&[]] Some("sum by (instance) (rate(holdfast_raft_reads_total{outcome=\"served\",$j}[$w]))"), "Linearizable reads served, a second.";
-    REQUESTS = "requests" "1/s" Node Rate [&[]] Some("sum by (instance) (rate(http_server_request_duration_seconds_count{$j}[$w]))"), "HTTP requests answered, a second, those of peers and of the monitor included.";
-    REQUESTS_FAILED = "requests_failed" "1/s" Node Rate [&[]] Some("sum by (instance) (rate(http_server_request_duration_seconds_count{http_response_status_code=~\"5..\",$j}[$w]))"), "HTTP requests answered with a status of 500 or more, a second.";
+    WRITES = "writes" "writes/s" Node Rate [&[]] Some("sum by (instance) (rate(holdfast_raft_proposals_total{outcome=\"applied\",$j}[$w]))"), "Writes that this node saw through, a second.";
+    WRITES_FAILED = "writes_failed" "writes/s" Node Rate [&[]] Some("sum by (instance) (rate(holdfast_raft_proposals_total{outcome!=\"applied\",$j}[$w]))"), "Writes that this node could not see through, a second.";
+    READS = "reads" "reads/s" Node Rate [&[]] Some("sum by (instance) (rate(holdfast_raft_reads_total{outcome=\"served\",$j}[$w]))"), "Linearizable reads served, a second.";
+    REQUESTS = "requests" "requests/s" Node Rate [&[]] Some("sum by (instance) (rate(http_server_request_duration_seconds_count{$j}[$w]))"), "HTTP requests answered, a second, those of peers and of the monitor included.";
+    REQUESTS_FAILED = "requests_failed" "requests/s" Node Rate [&[]] Some("sum by (instance) (rate(http_server_request_duration_seconds_count{http_response_status_code=~\"5..\",$j}[$w]))"), "HTTP requests answered with a status of 500 or more, a second.";
     COMMIT_P50 = "commit_p50" "ms" Node Gauge [&[]] Some("1000 * histogram_quantile(0.5, sum by (instance, le) (rate(holdfast_raft_proposal_duration_seconds_bucket{$j}[$w])))"), "Half of the writes were answered within this time of their proposal.";
     COMMIT_P99 = "commit_p99" "ms" Node Gauge [&[]] Some("1000 * histogram_quantile(0.99, sum by (instance, le) (rate(holdfast_raft_proposal_duration_seconds_bucket{$j}[$w])))"), "99 of 100 writes were answered within this time of their proposal.";
     LOG_SYNC_P99 = "log_sync_p99" "ms" Node Gauge [&[]] Some("1000 * histogram_quantile(0.99, sum by (instance, le) (rate(holdfast_log_sync_duration_seconds_bucket{$j}[$w])))"), "99 of 100 synced writes of the log took at most this time.";
-    LOG_SYNCS = "log_syncs" "1/s" Node Rate [&[]] Some("sum by (instance) (rate(holdfast_log_sync_duration_seconds_count{$j}[$w]))"), "Synced writes of the log, a second.";
-    APPLIED = "applied" "1/s" Node Rate [&[]] Some("rate(holdfast_raft_applied_index{$j}[$w])"), "Log entries applied, a second.";
+    LOG_SYNCS = "log_syncs" "syncs/s" Node Rate [&[]] Some("sum by (instance) (rate(holdfast_log_sync_duration_seconds_count{$j}[$w]))"), "Synced writes of the log, a second.";
+    APPLIED = "applied" "entries/s" Node Rate [&[]] Some("rate(holdfast_raft_applied_index{$j}[$w])"), "Log entries applied, a second.";
     LAG = "lag" "entries" Node Gauge [&[]] Some("clamp_min(scalar(max(holdfast_raft_commit_index{$j})) - holdfast_raft_applied_index{$j}, 0)"), "Entries by which the node's machine is behind the highest commit that any node reported.";
     DB_LAG = "db_lag" "entries" Node Gauge [&[]] Some("holdfast_store_lag{$j}"), "Entries by which the node's database is behind its machine.";
     TERM = "term" "" Node Gauge [&[]] Some("holdfast_raft_term{$j}"), "Raft term.";

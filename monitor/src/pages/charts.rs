@@ -89,21 +89,17 @@ const OF_CLUSTER: [Sketch; 6] = [
     ),
     sketch("queue", "Tasks in the queue", &[(&metric::PENDING, "pending"), (&metric::RUNNING, "running")]),
     sketch("writes", "Writes a second", &[(&metric::WRITES, "")]),
-    sketch("latency", "Latency of writes, 99 of 100 below", &[(&metric::COMMIT_P99, "")]),
-    sketch("lag", "Entries behind the highest commit", &[(&metric::LAG, "")]),
-    sketch("sync", "Time of log syncs, 99 of 100 below", &[(&metric::LOG_SYNC_P99, "")]),
+    sketch("latency", "Write latency, p99", &[(&metric::COMMIT_P99, "")]),
+    sketch("lag", "Replication lag", &[(&metric::LAG, "")]),
+    sketch("sync", "Log sync time, p99", &[(&metric::LOG_SYNC_P99, "")]),
 ];
 
 /// The charts of a node's page.
 const OF_NODE: [Sketch; 8] = [
     sketch("writes", "Writes a second", &[(&metric::WRITES, "done"), (&metric::WRITES_FAILED, "failed")]),
-    sketch(
-        "latency",
-        "Latency of writes",
-        &[(&metric::COMMIT_P50, "half below"), (&metric::COMMIT_P99, "99 of 100 below")],
-    ),
-    sketch("sync", "Time of log syncs, 99 of 100 below", &[(&metric::LOG_SYNC_P99, "sync")]),
-    sketch("lag", "Entries behind", &[(&metric::LAG, "machine"), (&metric::DB_LAG, "database")]),
+    sketch("latency", "Write latency", &[(&metric::COMMIT_P50, "p50"), (&metric::COMMIT_P99, "p99")]),
+    sketch("sync", "Log sync time, p99", &[(&metric::LOG_SYNC_P99, "sync")]),
+    sketch("lag", "Lag", &[(&metric::LAG, "machine"), (&metric::DB_LAG, "database")]),
     sketch(
         "requests",
         "Requests a second",

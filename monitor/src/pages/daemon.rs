@@ -32,6 +32,8 @@ pub struct AuditRecord {
     pub phase: String,
     /// How it ended.
     pub outcome: String,
+    /// Whether the brake was put on (or taken off), where that is what it tells.
+    pub on: Option<bool>,
     /// The gate that denied.
     pub gate: String,
     /// More about it.
@@ -123,6 +125,7 @@ impl AuditRecord {
             nodes: texts(value, "nodes", 16, 80),
             phase: text(value, "phase", 40),
             outcome: text(value, "outcome", 40),
+            on: value.get("on").and_then(Value::as_bool),
             gate: text(value, "gate", 40),
             detail: text(value, "detail", 300),
             evidence: texts(value, "evidence", SHOWN_EVIDENCE, 300),
@@ -193,11 +196,15 @@ fn phase(record: &AuditRecord) -> Mark {
     let tone = match (record.phase.as_str(), record.outcome.as_str()) {
         ("outcome", "repaired" | "gone") | ("cleared", _) => Tone::Good,
         ("outcome", "failed") | ("needs_person", _) => Tone::Bad,
+        ("brake", _) if record.on == Some(false) => Tone::Good,
         ("denied" | "brake", _) => Tone::Warn,
         _ => Tone::Idle,
     };
     let what = if record.outcome.is_empty() { &record.phase } else { &record.outcome };
     let mut text = words(what);
+    if let Some(on) = record.on {
+        text.push_str(if on { " on" } else { " off" });
+    }
     if !record.gate.is_empty() {
         text.push_str(&format!(" ({})", words(&record.gate)));
     }

@@ -5,6 +5,7 @@ use super::{Seen, escape_path, findings, links, table};
 use crate::report::{Span, bytes, shorten};
 use crate::snapshot::{ClusterSnapshot, NodeView};
 use api::cluster::{HealthStatus, PartHealth, Report};
+use serde_json::Value;
 use web::fragments::{CheckRow, CheckpointRow, Fact, FactGroup, Mark, Node, Tone};
 
 /// Checkpoints a page shows.
@@ -109,7 +110,7 @@ fn process(snapshot: &ClusterSnapshot, node: &NodeView, report: &Report) -> Fact
         fact("Uptime", Span(status.uptime_seconds.round())),
         fact("Answer took", milliseconds(node.took_ms)),
         fact("Its clock", report.now.strftime("%H:%M:%S%.3f")),
-        fact("Against ours", format!("{skew_seconds:+.2} s")),
+        fact("Against ours", offset(skew_seconds)),
     ];
     FactGroup { title: "Process".into(), facts }
 }
@@ -141,17 +142,40 @@ fn progress(report: &Report) -> FactGroup {
     FactGroup { title: "Progress".into(), facts }
 }
 
+/// How far another clock is ahead (`+`) or behind, the way of the answer included.
+fn offset(seconds: f64) -> String {
+    match (seconds * 1e3).round() {
+        ms if ms.abs() < 1e3 => format!("{:+} ms", ms + 0.0),
+        _ => format!("{seconds:+.1} s"),
+    }
+}
+
 fn part(title: &str, part: &PartHealth) -> FactGroup {
     let mut facts = vec![fact("Healthy", if part.healthy { "yes" } else { "no" })];
-    facts.extend(part.details.iter().take(SHOWN_FACTS).map(|(key, value)| {
-        let text = match value {
-            serde_json::Value::Null => "none".to_owned(),
-            serde_json::Value::String(text) => text.clone(),
-            other => other.to_string(),
-        };
-        fact(&super::format::capital(&shorten(&key.replace('_', " "), 60)), shorten(&text, 200))
-    }));
+    for (key, value) in &part.details {
+        match value {
+            Value::Object(inner) => {
+                facts.extend(inner.iter().map(|(name, value)| detail(&format!("{key}: {name}"), value)));
+            }
+            value => facts.push(detail(key, value)),
+        }
+    }
+    facts.truncate(SHOWN_FACTS);
     FactGroup { title: title.into(), facts }
+}
+
+/// What a node says of one of its parts, by the unit that the name ends in.
+fn detail(key: &str, value: &Value) -> Fact {
+    let (name, text) = match (value, value.as_u64()) {
+        (_, Some(count)) if key.ends_with("_bytes") => (key.trim_end_matches("_bytes"), bytes(count)),
+        (_, Some(count)) if key.ends_with("_ms") => (key.trim_end_matches("_ms"), milliseconds(count as f64)),
+        (_, Some(count)) => (key, grouped(count)),
+        (Value::Null, _) => (key, "none".to_owned()),
+        (Value::Bool(yes), _) => (key, if *yes { "yes" } else { "no" }.to_owned()),
+        (Value::String(text), _) => (key, text.clone()),
+        (other, _) => (key, other.to_string()),
+    };
+    fact(&super::format::capital(&shorten(&name.replace('_', " "), 60)), shorten(&text, 200))
 }
 
 /// The newest checkpoints, each against the other nodes that hold one at the same index.
