@@ -2,7 +2,8 @@
 //!
 //! Each of the workers does one after the other: it submits a task, leases one (whosever it is),
 //! reports its result. At full speed that gives the rate; paced at half of it, the time from a
-//! submission to the lease.
+//! submission to the lease: the workers then begin one after the other, evenly spread, with an empty
+//! queue. What an earlier run left behind would else stand before every task for as long as the run lasts.
 
 use super::raw::Connection;
 use super::report::{Figure, Run, Series};
@@ -15,10 +16,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+/// Slots of a worker.
+const SLOTS: usize = 8;
 /// Workers at once.
 const WORKERS: usize = 64;
 /// How long a lease call waits at the server.
 const WAIT_MS: u64 = 1_000;
+/// How long it waits for what may still come where the queue is emptied.
+const EMPTY_WAIT_MS: u64 = 200;
 
 /// When each task was submitted, and how long it took to be leased.
 #[derive(Default)]
@@ -43,6 +48,7 @@ pub async fn measure(arguments: &Arguments, findings: &mut Findings) -> Result<(
         let run = Run::of(&sample, Processor::used(&own).since(before), 1);
         let half = Duration::from_secs_f64(2.0 * WORKERS as f64 / run.per_second.max(1.0));
         let leases = Arc::new(Mutex::new(Leases::default()));
+        empty_queue(&leader).await?;
         run_workers(&leader, arguments.duration(), half, &leases).await?;
         let seen = std::mem::take(&mut *leases.lock().unwrap_or_else(|e| e.into_inner()));
         waits_ms.extend(seen.waits_ms);
@@ -74,19 +80,26 @@ async fn run_workers(
 ) -> Result<Sample, Error> {
     let mut workers = Vec::new();
     for number in 0..WORKERS {
-        let mut connection = Connection::open(leader).await?;
-        let id = format!("bench-{number}");
-        let register = format!(r#"{{"worker_id":"{id}","slots":8,"types":["bench"]}}"#);
-        let status = connection.post("/api/workers/register", &register).await?;
-        if !(200..300).contains(&status) {
-            let why = format!("{status}: {}", connection.excerpt());
-            return Err(Error::Http { address: leader.into(), why });
-        }
-        workers.push(Worker { id, connection, held: Vec::new(), leases: leases.clone() });
+        workers.push(Worker::register(leader, format!("bench-{number}"), leases).await?);
     }
     let began = Instant::now();
-    let loops = workers.into_iter().map(|worker| tokio::spawn(worker.work(began + duration, pace))).collect();
-    Sample::gather(loops, began).await
+    let loops = workers.into_iter().zip(0..).map(|(worker, number)| {
+        let first = began + pace * number / WORKERS as u32;
+        tokio::spawn(worker.work(first, began + duration, pace))
+    });
+    Sample::gather(loops.collect(), began).await
+}
+
+/// Leases and reports what is left, until nothing comes.
+async fn empty_queue(leader: &str) -> Result<(), Error> {
+    let mut worker = Worker::register(leader, "bench-rest".into(), &Arc::default()).await?;
+    loop {
+        worker.lease(SLOTS, EMPTY_WAIT_MS).await?;
+        if worker.held.is_empty() {
+            return Ok(());
+        }
+        worker.report().await?;
+    }
 }
 
 struct Worker {
@@ -97,13 +110,21 @@ struct Worker {
 }
 
 impl Worker {
-    async fn work(mut self, deadline: Instant, pace: Duration) -> Sample {
+    async fn register(leader: &str, id: String, leases: &Arc<Mutex<Leases>>) -> Result<Worker, Error> {
+        let connection = Connection::open(leader).await?;
+        let mut worker = Worker { id, connection, held: Vec::new(), leases: leases.clone() };
+        let register = format!(r#"{{"worker_id":"{}","slots":{SLOTS},"types":["bench"]}}"#, worker.id);
+        worker.expect("/api/workers/register", &register).await?;
+        Ok(worker)
+    }
+
+    async fn work(mut self, first: Instant, deadline: Instant, pace: Duration) -> Sample {
         let mut sample = Sample::default();
-        let mut next = Instant::now();
+        let mut next = first;
         loop {
             if !pace.is_zero() {
-                next += pace;
                 tokio::time::sleep_until(next.into()).await;
+                next += pace;
             }
             let began = Instant::now();
             if began >= deadline {
@@ -138,19 +159,29 @@ impl Worker {
             if Instant::now() >= deadline {
                 return Ok(false);
             }
-            let lease = format!(r#"{{"slots":1,"wait_ms":{WAIT_MS},"tokens":[]}}"#);
-            self.expect(&format!("/api/workers/{}/lease", self.id), &lease).await?;
-            let answer: LeaseAnswer = serde_json::from_slice(self.connection.body())
-                .map_err(|e| Error::io("read a lease")(std::io::Error::other(e)))?;
-            for task in &answer.tasks {
+            self.lease(1, WAIT_MS).await?;
+            for task in &self.held {
                 self.note(|leases| {
                     if let Some(began) = leases.submitted.remove(&task.task_id) {
                         leases.waits_ms.push(began.elapsed().as_secs_f64() * 1e3);
                     }
                 });
             }
-            self.held = answer.tasks;
         }
+        self.report().await?;
+        Ok(true)
+    }
+
+    async fn lease(&mut self, slots: usize, wait_ms: u64) -> Result<(), Error> {
+        let lease = format!(r#"{{"slots":{slots},"wait_ms":{wait_ms},"tokens":[]}}"#);
+        self.expect(&format!("/api/workers/{}/lease", self.id), &lease).await?;
+        let answer: LeaseAnswer = serde_json::from_slice(self.connection.body())
+            .map_err(|e| Error::io("read a lease")(std::io::Error::other(e)))?;
+        self.held = answer.tasks;
+        Ok(())
+    }
+
+    async fn report(&mut self) -> Result<(), Error> {
         while let Some(task) = self.held.pop() {
             let now = Timestamp::now();
             let report = format!(
@@ -159,7 +190,7 @@ impl Worker {
             );
             self.expect(&format!("/api/tasks/{}/result", task.task_id), &report).await?;
         }
-        Ok(true)
+        Ok(())
     }
 
     fn note(&self, change: impl FnOnce(&mut Leases)) {
