@@ -14,7 +14,7 @@ use crate::raft::limits::RaftLimits;
 use crate::raft::publish::Publisher;
 use crate::raft::snapshots::SnapshotName;
 use crate::raft::transport::{Pulse, Transport};
-use crate::replica::{LogWrite, OlderEntries, ProposeRefused, Replica, Tag, Truncated, Turn};
+use crate::replica::{LogWrite, OlderEntries, ProposeRefused, Replica, Tag, Told, Truncated, Turn};
 use crate::telemetry::traces::entry::Places;
 use crate::telemetry::traces::in_flight::InFlight;
 use crate::telemetry::{ProposalOutcome, ReadOutcome, Telemetry};
@@ -564,23 +564,11 @@ impl<O: OlderEntries> Driver<O> {
 
     /// A suspect without a leader waits until every voter has told its log end.
     fn compare_ends(&mut self, waiting: &mut Waiting) {
-        let standing = self.replica.standing();
-        if !standing.suspect || standing.leader != 0 {
-            return;
-        }
-        let own = self.replica.log_end();
-        let mut best = own;
-        let sets = self.replica.conf_state();
-        for voter in sets.voters.iter().chain(&sets.voters_outgoing).filter(|v| **v != self.raft_id) {
-            let Some(pulse) = waiting.ends.get(voter) else { return };
-            if pulse.leads || pulse.knows_leader {
-                return;
-            }
-            if (pulse.last_term, pulse.last_index) > (best.term, best.index) {
-                best = Truncated { index: pulse.last_index, term: pulse.last_term };
-            }
-        }
-        self.replica.compare_log_ends(best);
+        let told = |pulse: &Pulse| Told {
+            end: Truncated { index: pulse.last_index, term: pulse.last_term },
+            knows_leader: pulse.leads || pulse.knows_leader,
+        };
+        self.replica.compare_log_ends(|peer| waiting.ends.get(&peer).map(told));
     }
 }
 

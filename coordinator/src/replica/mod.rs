@@ -30,6 +30,7 @@ mod transfer;
 
 pub use changes::ConfOutcome;
 pub use log_view::{LogView, OlderEntries, Recovered, Truncated};
+pub use suspicion::Told;
 
 use proposals::last_log_ms;
 use raft::eraftpb::{Entry, HardState, Message, MessageType, Snapshot};
@@ -365,9 +366,13 @@ impl<O: OlderEntries> Replica<O> {
                 Some(_) => self.verified_index(),
                 None => u64::MAX,
             };
-            message.commit = message.commit.min(sound).min(self.raw.store().last().index);
+            message.commit = message.commit.min(sound).min(self.raw.raft.raft_log.last_index());
         }
         if message.get_msg_type() == MessageType::MsgTimeoutNow && self.installing.is_some() {
+            return;
+        }
+        // No entry has term 0, but Raft finds it beyond a log's end, so that anything would fit there.
+        if message.get_msg_type() == MessageType::MsgAppend && message.index > 0 && message.log_term == 0 {
             return;
         }
         if let Some(suspicion) = self.suspect {

@@ -13,9 +13,10 @@
 //! before the loss, names a commit index. Acknowledgements are true: they follow a match.
 //!
 //! If nobody leads (a power loss everywhere), all voters tell their log ends first; then only
-//! who has the best of them may be elected by it. Who they are, a peer may know better: what it
-//! says is committed counts here where the same entry stands, so that nobody waits for a member
-//! that was taken out.
+//! who has the best of them may be elected by it. In a joint configuration all of either set are
+//! enough: what is committed under it stands on majorities of both, and so does all that was
+//! committed before it. Who the voters are, a peer may know better: what it says is committed
+//! counts here where the same entry stands. So nobody waits for a member that was taken out.
 
 use super::{OlderEntries, Replica, Truncated};
 use raft::StateRole;
@@ -30,6 +31,15 @@ pub(super) struct Suspicion {
     pub(super) verified: Option<(u64, u64)>,
     /// The best log end among all voters, once every one of them has told its own.
     pub(super) floor: Option<Truncated>,
+}
+
+/// What a peer told of itself last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Told {
+    /// Its log's durable end.
+    pub end: Truncated,
+    /// It leads, or knows who does.
+    pub knows_leader: bool,
 }
 
 /// True where log end `a` is behind `b`, as Raft compares logs.
@@ -73,11 +83,13 @@ impl<O: OlderEntries> Replica<O> {
     }
 
     /// What an append says of this log: where it goes on from an entry that stands here too, the
-    /// log is the leader's up to the append's end once it is taken.
+    /// log is the leader's up to the append's end once it is taken. One from before the commit
+    /// index is not taken at all.
     pub(super) fn verified_by(&self, message: &Message) -> Option<(u64, u64)> {
         let raft = &self.raw.raft;
         let matches = message.get_msg_type() == MessageType::MsgAppend
             && message.term >= raft.term
+            && message.index >= raft.raft_log.committed
             && raft.raft_log.match_term(message.index, message.log_term);
         matches.then(|| (message.term, message.index + message.entries.len() as u64))
     }
@@ -104,13 +116,15 @@ impl<O: OlderEntries> Replica<O> {
         if self.raw.raft.state != StateRole::Leader {
             return;
         }
+        let own_last = self.raw.raft.raft_log.last_index();
         if let Some(progress) = self.raw.raft.mut_prs().get_mut(raft_id)
             && progress.matched > verified
         {
             progress.matched = verified;
             progress.become_probe();
-            // Where it goes on is asked from its end downwards.
-            progress.next_idx = progress.next_idx.max(last_index + 1);
+            // Where it goes on is asked from its end downwards; what it has beyond this log is of
+            // another history.
+            progress.next_idx = progress.next_idx.max(last_index + 1).min(own_last + 1);
         }
     }
 
@@ -123,12 +137,33 @@ impl<O: OlderEntries> Replica<O> {
         }
     }
 
-    /// Every voter has told its log end, and none leads: the best of them is the floor below
-    /// which a suspect neither campaigns nor gives its vote.
-    pub fn compare_log_ends(&mut self, best: Truncated) {
-        if let Some(suspicion) = &mut self.suspect {
+    /// `told` is what each peer told of itself. Once every voter has, and none knows a leader, the
+    /// best of their log ends is the floor below which a suspect neither campaigns nor gives its
+    /// vote.
+    pub fn compare_log_ends(&mut self, told: impl Fn(u64) -> Option<Told>) {
+        if self.suspect.is_none() || self.raw.raft.leader_id != raft::INVALID_ID {
+            return;
+        }
+        let sets = self.conf_state();
+        let best = self
+            .best_end(&sets.voters, &told)
+            .or_else(|| self.best_end(&sets.voters_outgoing, &told).filter(|_| self.joint()));
+        if let (Some(suspicion), Some(best)) = (&mut self.suspect, best) {
             suspicion.floor = Some(best);
         }
+    }
+
+    /// The best log end among these voters and this replica; none before all of them have told
+    /// theirs, and where one knows a leader.
+    fn best_end(&self, voters: &[u64], told: impl Fn(u64) -> Option<Told>) -> Option<Truncated> {
+        let mut best = self.log_end();
+        for voter in voters.iter().filter(|voter| **voter != self.config.raft_id) {
+            let told = told(*voter).filter(|told| !told.knows_leader)?;
+            if behind(best, told.end) {
+                best = told.end;
+            }
+        }
+        Some(best)
     }
 
     pub(super) fn clear_suspicion(&mut self) {
@@ -167,6 +202,10 @@ mod tests {
     /// Member 2 of three. Its last record, which replaced entries 3 and 4 by those of term 2, is
     /// lost, so that those of term 1 stand there again; two entries are committed.
     fn suspect() -> Replica<Disk> {
+        suspect_with(ConfState { voters: vec![1, 2, 3], ..ConfState::default() })
+    }
+
+    fn suspect_with(conf_state: ConfState) -> Replica<Disk> {
         let config = ReplicaConfig {
             raft_id: 2,
             boot_nonce: 1,
@@ -182,7 +221,7 @@ mod tests {
         };
         let recovered = Recovered {
             hard_state: HardState { term: 2, vote: 1, commit: 2, ..HardState::default() },
-            conf_state: ConfState { voters: vec![1, 2, 3], ..ConfState::default() },
+            conf_state,
             last: Truncated { index: 4, term: 1 },
             ..Recovered::default()
         };
@@ -220,6 +259,80 @@ mod tests {
         replica.step(from_leader(MessageType::MsgHeartbeat, 4));
         assert_eq!(applied(&mut replica), [(3, 2), (4, 2)]);
         assert_eq!(replica.verified_index(), 4);
+    }
+
+    #[test]
+    fn an_append_from_before_the_commit_index_verifies_nothing() {
+        let mut replica = suspect();
+        // Raft answers it with its commit index and takes none of its entries.
+        let entries = vec![entry(2, 1), entry(3, 2), entry(4, 2)].into();
+        replica.step(Message { index: 1, log_term: 1, entries, ..from_leader(MessageType::MsgAppend, 4) });
+        assert_eq!(replica.verified_index(), 2);
+        replica.step(from_leader(MessageType::MsgHeartbeat, 4));
+        assert_eq!(applied(&mut replica), [(1, 1), (2, 1)], "3 and 4 are another history's");
+    }
+
+    #[test]
+    fn nothing_goes_on_behind_an_entry_of_no_term() {
+        let mut replica = suspect();
+        // Beyond a log's end Raft finds term 0, which would fit.
+        replica.step(Message { index: 9, log_term: 0, ..from_leader(MessageType::MsgAppend, 9) });
+        assert_eq!(replica.verified_index(), 2);
+        assert_eq!(applied(&mut replica), [(1, 1), (2, 1)]);
+    }
+
+    #[test]
+    fn a_suspect_whose_log_is_longer_is_asked_from_the_leaders_end() {
+        let mut leader = suspect();
+        leader.suspect = None;
+        leader.campaign();
+        for (answer, term) in
+            [(MessageType::MsgRequestPreVoteResponse, 3), (MessageType::MsgRequestVoteResponse, 3)]
+        {
+            applied(&mut leader);
+            leader.step(Message { msg_type: answer, from: 1, to: 2, term, ..Message::default() });
+        }
+        let took = Message {
+            msg_type: MessageType::MsgAppendResponse,
+            from: 3,
+            to: 2,
+            term: 3,
+            index: 5,
+            ..Message::default()
+        };
+        leader.step(took);
+        assert_eq!(leader.standing().role, StateRole::Leader);
+        assert_eq!(leader.progress().iter().find(|(id, _)| *id == 3), Some(&(3, 5)));
+        leader.meet_suspect(3, 4, 9);
+        let progress = leader.raw.raft.prs().get(3).unwrap();
+        assert_eq!((progress.matched, progress.next_idx), (4, 6));
+    }
+
+    #[test]
+    fn in_a_joint_configuration_all_of_one_set_are_enough() {
+        // 1 is gone for good; 4 takes its place.
+        let both = || {
+            suspect_with(ConfState {
+                voters: vec![2, 3, 4],
+                voters_outgoing: vec![1, 2, 3],
+                ..ConfState::default()
+            })
+        };
+        let end = |index| Told { end: Truncated { index, term: 1 }, knows_leader: false };
+        let without = |gone: u64| move |peer: u64| (peer != gone).then(|| end(4 + peer));
+        for (gone, floor) in [(1, 8), (4, 7)] {
+            let mut replica = both();
+            replica.compare_log_ends(without(gone));
+            assert_eq!(replica.suspect.unwrap().floor, Some(Truncated { index: floor, term: 1 }));
+        }
+        let mut replica = both();
+        replica.compare_log_ends(without(3));
+        assert_eq!(replica.suspect.unwrap().floor, None, "3 is in both");
+        replica.compare_log_ends(|peer| Some(Told { knows_leader: peer == 3, ..end(9) }));
+        assert_eq!(replica.suspect.unwrap().floor, None, "3 knows a leader");
+        let mut simple = suspect();
+        simple.compare_log_ends(without(1));
+        assert_eq!(simple.suspect.unwrap().floor, None, "1 may have what nobody else has");
     }
 
     #[test]

@@ -27,8 +27,8 @@ pub struct Truth {
     leaders: BTreeMap<u64, u64>,
     /// (index, term) of every entry ever written: its hash, and the term before it.
     written: BTreeMap<(u64, u64), (u64, Option<u64>)>,
-    /// Every entry known to be committed: its term and data.
-    committed: BTreeMap<u64, (u64, Vec<u8>)>,
+    /// Every entry known to be committed.
+    committed: BTreeMap<u64, CommittedEntry>,
     /// State and chain at every index that was applied somewhere.
     states: BTreeMap<u64, (u128, u128)>,
     replies: BTreeMap<u64, Vec<Reply>>,
@@ -41,6 +41,13 @@ pub struct Truth {
     pub members: Membership,
     pub members_seen: BTreeSet<u64>,
     leases: Leases,
+}
+
+struct CommittedEntry {
+    term: u64,
+    data: Vec<u8>,
+    /// The term of the replica that first knew it to be committed: the leader that committed it.
+    committed_in: u64,
 }
 
 /// What the log as a whole says of leases; followed at the first application of each entry.
@@ -95,13 +102,18 @@ impl Truth {
         }
     }
 
-    fn commit(&mut self, entry: &Entry) {
-        let known = self.committed.entry(entry.index).or_insert_with(|| (entry.term, entry.data.to_vec()));
-        let same = (known.0, &known.1[..]) == (entry.term, &entry.data[..]);
+    /// A replica of that term takes the entry for committed.
+    fn commit(&mut self, entry: &Entry, committed_in: u64) {
+        let known = self.committed.entry(entry.index).or_insert_with(|| CommittedEntry {
+            term: entry.term,
+            data: entry.data.to_vec(),
+            committed_in,
+        });
+        let same = (known.term, &known.data[..]) == (entry.term, &entry.data[..]);
         assert!(
             same,
             "two entries are committed at index {}: terms {} and {}",
-            entry.index, known.0, entry.term
+            entry.index, known.term, entry.term
         );
     }
 }
@@ -119,7 +131,7 @@ impl World {
         let id = self.nodes[at].id;
         let Some(running) = &self.nodes[at].running else { return };
         let standing = running.replica.standing();
-        turn.apply.iter().for_each(|c| self.truth.commit(&c.entry));
+        turn.apply.iter().for_each(|c| self.truth.commit(&c.entry, standing.term));
         if standing.role != StateRole::Leader {
             return;
         }
@@ -127,22 +139,27 @@ impl World {
         assert_eq!(first, id, "two leaders in term {}", standing.term);
         if self.leads_anew(at, standing.term) {
             self.trace.tell(self.now, || format!("node {id} leads term {}", standing.term));
-            self.check_completeness(at, turn);
+            self.check_completeness(at, standing.term, turn);
         }
     }
 
-    /// A new leader has every entry that is known to be committed.
-    fn check_completeness(&self, at: usize, turn: &Turn) {
+    /// A new leader has every entry that was committed in a term before its own. (Votes may be so
+    /// long on their way that it begins after later terms have; then it commits nothing.)
+    fn check_completeness(&self, at: usize, term: u64, turn: &Turn) {
         let node = &self.nodes[at];
         let fresh = |index: u64| {
             let mut entries = turn.writes.iter().flat_map(|w| &w.entries);
             entries.find(|e| e.index == index).map(|e| Some(e.term))
         };
-        for (index, (term, _)) in &self.truth.committed {
+        for (index, entry) in self.truth.committed.iter().filter(|(_, entry)| entry.committed_in < term) {
             match fresh(*index).or_else(|| log_term(node, *index)) {
                 Some(None) => {}
                 Some(Some(had)) => {
-                    assert_eq!(had, *term, "leader {} has another entry at committed index {index}", node.id)
+                    assert_eq!(
+                        had, entry.term,
+                        "leader {} has another entry at committed index {index}",
+                        node.id
+                    )
                 }
                 None => panic!("leader {} lacks the committed entry {index}: {}", node.id, self.standings()),
             }
@@ -153,8 +170,8 @@ impl World {
     pub fn apply_entry(&mut self, at: usize, committed: Committed) {
         let id = self.nodes[at].id;
         let Committed { entry, tag, conf } = committed;
-        self.truth.commit(&entry);
         let Some(running) = &mut self.nodes[at].running else { return };
+        self.truth.commit(&entry, running.replica.standing().term);
         let machine = &mut running.machine;
         let mut replies = Vec::new();
         let mut commands = Vec::new();

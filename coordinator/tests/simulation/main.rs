@@ -2,7 +2,8 @@
 //!
 //! N nodes on a simulated network and simulated disks, with clients, workers and everything that
 //! goes wrong; [`checks`] says what must hold. `HOLDFAST_SEED=n` replays one seed and tells what
-//! happens in it, `HOLDFAST_SEEDS=n` runs that many (`./dev chaos simulate --seeds n`).
+//! happens in it, `HOLDFAST_SEEDS=n` runs that many (`./dev chaos simulate --seeds n`), from
+//! `HOLDFAST_FROM_SEED=n` on.
 
 mod checks;
 mod clients;
@@ -29,7 +30,10 @@ fn safety_and_progress_hold_in_every_seed() {
     let replayed = setting("HOLDFAST_SEED");
     let seeds = match replayed {
         Some(seed) => seed..seed + 1,
-        None => 1..setting("HOLDFAST_SEEDS").unwrap_or(SEEDS) + 1,
+        None => {
+            let first = setting("HOLDFAST_FROM_SEED").unwrap_or(1);
+            first..first + setting("HOLDFAST_SEEDS").unwrap_or(SEEDS)
+        }
     };
     let (total, green, failures) = run_seeds(seeds, replayed.is_some());
     let mutations: Vec<_> = match setting("HOLDFAST_MUTATIONS") {

@@ -7,12 +7,14 @@
 
 use crate::disk::{End, Record, SharedDisk};
 use crate::faults::Boundary;
-use crate::members::{founders, voters};
+use crate::members::founders;
 use crate::mutations::Mutation;
 use crate::network::{Payload, Pulse};
 use crate::world::{STEP_MS, World};
 use coordinator::machine::{Cut, Machine, SnapshotEncoder};
-use coordinator::replica::{Committed, LogWrite, Recovered, Replica, ReplicaConfig, Tag, Truncated, Turn};
+use coordinator::replica::{
+    Committed, LogWrite, Recovered, Replica, ReplicaConfig, Tag, Told, Truncated, Turn,
+};
 use raft::StateRole;
 use raft::eraftpb::{ConfState, Message, MessageType, Snapshot};
 use std::collections::{BTreeMap, VecDeque};
@@ -377,24 +379,9 @@ impl World {
     }
 
     fn compare_ends(&mut self, at: usize) {
-        let own_id = self.nodes[at].id;
-        let Some(running) = &mut self.nodes[at].running else { return };
-        let standing = running.replica.standing();
-        if !standing.suspect || standing.leader != 0 {
-            return;
-        }
-        let mut best = running.replica.log_end();
-        let sets = running.replica.conf_state();
-        for id in voters(&sets).iter().filter(|id| **id != own_id) {
-            let Some(pulse) = running.ends.get(id) else { return };
-            if pulse.leads || pulse.knows_leader {
-                return;
-            }
-            if (pulse.end.term, pulse.end.index) > (best.term, best.index) {
-                best = pulse.end;
-            }
-        }
-        running.replica.compare_log_ends(best);
+        let Some(Running { replica, ends, .. }) = &mut self.nodes[at].running else { return };
+        let told = |pulse: &Pulse| Told { end: pulse.end, knows_leader: pulse.leads || pulse.knows_leader };
+        replica.compare_log_ends(|peer| ends.get(&peer).map(told));
     }
 
     fn hand_out(&mut self, at: usize, turn: Turn) {

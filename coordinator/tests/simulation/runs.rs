@@ -105,8 +105,13 @@ fn try_seed(seed: u64, mutation: Mutation, told: bool) -> Result<Run, Failure> {
     })
 }
 
-/// Runs `work` for the next seed on every core until it says that it is enough.
+/// Runs `work` for the next seed on every core until it says that it is enough. One seed alone tells
+/// where it failed.
 fn on_all_cores(seeds: Range<u64>, work: impl Fn(u64) -> bool + Sync) {
+    if seeds.end - seeds.start == 1 {
+        work(seeds.start);
+        return;
+    }
     let next = AtomicU64::new(seeds.start);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     // A check that fails is reported with its seed; its panic needs no page of its own.
