@@ -104,7 +104,8 @@ pub async fn serve(
         false
     });
     let synchronise = asked && identity.founded();
-    let telemetry = Telemetry::exporting(&config.node_id, export).map_err(part("metrics"))?;
+    let telemetry =
+        Telemetry::exporting(&config.node_id, export, config.enable_prometheus).map_err(part("metrics"))?;
     if let Some(founding) = identity.founding() {
         telemetry.cluster_is(&founding.cluster_id);
     }

@@ -97,9 +97,21 @@ impl<O: OlderEntries> Replica<O> {
             EntryType::EntryNormal | EntryType::EntryConfChange => return None,
             EntryType::EntryConfChangeV2 => ConfChangeV2::parse_from_bytes(&entry.data).ok()?,
         };
-        match self.raw.apply_conf_change(&change) {
-            Ok(state) => Some(ConfOutcome { state: sorted(state), refused: None }),
-            Err(e) => Some(ConfOutcome { state: self.conf_state(), refused: Some(e.to_string()) }),
+        let outcome = match self.raw.apply_conf_change(&change) {
+            Ok(state) => ConfOutcome { state: sorted(state), refused: None },
+            Err(e) => ConfOutcome { state: self.conf_state(), refused: Some(e.to_string()) },
+        };
+        self.step_down_if_no_voter();
+        Some(outcome)
+    }
+
+    /// A change that takes the vote of a member may be committed by that very member: it came to lead
+    /// with the change in its log. raft-rs lets it lead on, and ends the process at its next write.
+    /// The others have the change, and what told them that it is committed is on its way.
+    fn step_down_if_no_voter(&mut self) {
+        let raft = &mut self.raw.raft;
+        if raft.state == StateRole::Leader && !raft.promotable() {
+            raft.become_follower(raft.term, raft::INVALID_ID);
         }
     }
 
@@ -125,4 +137,83 @@ fn sorted(mut state: ConfState) -> ConfState {
         list.sort_unstable();
     }
     state
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Recovered, ReplicaConfig, Truncated};
+    use super::*;
+    use crate::machine::members::{MemberChange, MemberStep};
+    use raft::eraftpb::{HardState, Message, MessageType};
+
+    struct Nothing;
+
+    impl OlderEntries for Nothing {
+        fn fetch(&self, _low: u64, _high: u64, _max_bytes: u64) -> Result<Vec<Entry>, String> {
+            Ok(Vec::new())
+        }
+    }
+
+    fn answer(msg_type: MessageType, from: u64, index: u64) -> Message {
+        Message { msg_type, from, to: 2, term: 1, index, ..Message::default() }
+    }
+
+    /// Member 2 of three leads; its first entry is committed and applied.
+    fn leader() -> Replica<Nothing> {
+        let config = ReplicaConfig {
+            raft_id: 2,
+            boot_nonce: 1,
+            heartbeat_ticks: 2,
+            election_ticks_min: 10,
+            election_ticks_max: 20,
+            applied: 0,
+            applied_log_ms: 0,
+            cache_limit_bytes: 1 << 20,
+            max_uncommitted_bytes: 1 << 20,
+            suspect: false,
+            seed: 1,
+        };
+        let recovered = Recovered {
+            hard_state: HardState::default(),
+            conf_state: ConfState { voters: vec![1, 2, 3], ..ConfState::default() },
+            last: Truncated::default(),
+            ..Recovered::default()
+        };
+        let mut replica = Replica::new(config, recovered, Nothing).unwrap();
+        replica.campaign();
+        for granted in [MessageType::MsgRequestPreVoteResponse, MessageType::MsgRequestVoteResponse] {
+            persist(&mut replica);
+            replica.step(answer(granted, 1, 0));
+        }
+        persist(&mut replica);
+        replica.step(answer(MessageType::MsgAppendResponse, 1, 1));
+        persist(&mut replica);
+        replica.on_applied(1);
+        replica
+    }
+
+    fn persist(replica: &mut Replica<Nothing>) {
+        while let Some(write) = replica.turn().writes.last() {
+            replica.on_durable(write.number);
+        }
+    }
+
+    #[test]
+    fn a_leader_that_commits_its_own_removal_steps_down() {
+        let mut replica = leader();
+        assert_eq!(replica.standing().role, StateRole::Leader);
+        let change = MemberChange { steps: vec![MemberStep::Remove(2)], ..MemberChange::default() };
+        replica.change_members(&change.to_raft(), 7).unwrap();
+        let own = replica.turn().writes.last().unwrap().number;
+        // The others have it before this replica's own disk does.
+        [1, 3].map(|peer| replica.step(answer(MessageType::MsgAppendResponse, peer, 2)));
+        let turn = replica.turn();
+        let told = turn.send.iter().filter(|m| m.get_msg_type() == MessageType::MsgAppend && m.commit == 2);
+        assert_eq!(told.count(), 2, "the others are told");
+        assert_eq!(turn.apply.last().unwrap().conf.as_ref().unwrap().state.voters, [1, 3]);
+        assert_eq!(replica.standing().role, StateRole::Follower);
+        replica.on_durable(own);
+        persist(&mut replica);
+        assert_eq!(replica.standing().place, Place::None);
+    }
 }

@@ -157,23 +157,27 @@ impl std::fmt::Debug for Telemetry {
 impl Telemetry {
     /// Telemetry with a registry of its own, of which nothing is exported.
     pub fn new(node_id: &str) -> Result<Self, String> {
-        Telemetry::exporting(node_id, Export::off())
+        Telemetry::exporting(node_id, Export::off(), true)
     }
 
-    /// Telemetry with a registry of its own, of which goes out what `export` takes.
-    pub fn exporting(node_id: &str, export: Export) -> Result<Self, String> {
+    /// Telemetry with a registry of its own, of which goes out what `export` takes. Where metrics are
+    /// not `served` to Prometheus and not exported either, nobody reads them, and they cost nothing.
+    pub fn exporting(node_id: &str, export: Export, served: bool) -> Result<Self, String> {
         let registry = prometheus::Registry::new();
-        let exporter = opentelemetry_prometheus::exporter()
-            .with_registry(registry.clone())
-            .scope_info_enabled(false)
-            .build()
-            .map_err(|e| format!("the metrics exporter can't be set up: {e}"))?;
         let resource = Resource::builder_empty()
             .with_service_name(SERVICE)
             .with_attribute(KeyValue::new("service.instance.id", node_id.to_owned()))
             .with_attribute(KeyValue::new("service.version", api::VERSION))
             .build();
-        let provider = SdkMeterProvider::builder().with_resource(resource).with_reader(exporter);
+        let mut provider = SdkMeterProvider::builder().with_resource(resource);
+        if served {
+            let exporter = opentelemetry_prometheus::exporter()
+                .with_registry(registry.clone())
+                .scope_info_enabled(false)
+                .build();
+            let exporter = exporter.map_err(|e| format!("the metrics exporter can't be set up: {e}"))?;
+            provider = provider.with_reader(exporter);
+        }
         let provider = export.provide(provider).map_err(|e| e.to_string())?;
         let meter = provider.meter("holdfast");
         let counters = Arc::new(Counters::default());

@@ -8,7 +8,7 @@
 //!
 //! One file a case: [`rates`] (writes, batches, reads, one to five nodes), [`life`] (a task from its
 //! submission to its result), [`gaps`] (how long no write succeeds when the leader goes), [`mass`]
-//! (memory, restart and snapshot with many tasks), [`idle`].
+//! (memory, restart and snapshot with many tasks), [`signals`] (what metrics and traces cost), [`idle`].
 
 pub mod etcd;
 pub mod gaps;
@@ -21,6 +21,7 @@ pub mod rates;
 pub mod raw;
 pub mod report;
 pub mod sample;
+pub mod signals;
 
 use crate::{Cluster, Error, wait};
 use clap::{Args, ValueEnum};
@@ -63,6 +64,8 @@ pub enum Case {
     Gaps,
     /// Memory, restart and snapshot with many tasks
     Mass,
+    /// Writes without metrics, with them, and with traces
+    Signals,
     /// Processor time and memory of a cluster that has nothing to do
     Idle,
 }
@@ -184,6 +187,9 @@ async fn measure(arguments: &Arguments) -> Result<Report, Error> {
     }
     if arguments.wants(Case::Gaps) {
         gaps::measure(arguments, &mut findings).await?;
+    }
+    if arguments.wants(Case::Signals) {
+        signals::measure(arguments, &mut findings).await?;
     }
     if arguments.wants(Case::Mass) {
         mass::measure(arguments, &mut findings).await?;

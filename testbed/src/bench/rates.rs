@@ -24,13 +24,13 @@ const VALUE_BYTES: usize = 256;
 const SIZES: [usize; 3] = [1, 3, 5];
 
 /// What is sent to whom.
-enum Load {
+pub(super) enum Load {
     Http { requests: Vec<Request>, expected: u16 },
     Grpc { addresses: Vec<String>, call: grpc::Call },
 }
 
 impl Load {
-    fn post(address: &str, path: &str, body: &str, expected: u16) -> Load {
+    pub(super) fn post(address: &str, path: &str, body: &str, expected: u16) -> Load {
         Load::Http { requests: vec![Request::post(address, path, body)], expected }
     }
 
@@ -47,7 +47,7 @@ impl Load {
 }
 
 /// One series to be measured.
-struct Shot {
+pub(super) struct Shot {
     subject: &'static str,
     case: String,
     clients: usize,
@@ -59,7 +59,13 @@ struct Shot {
 }
 
 impl Shot {
-    fn new(subject: &'static str, case: impl Into<String>, clients: usize, pids: &[u32], load: Load) -> Shot {
+    pub(super) fn new(
+        subject: &'static str,
+        case: impl Into<String>,
+        clients: usize,
+        pids: &[u32],
+        load: Load,
+    ) -> Shot {
         Shot { subject, case: case.into(), clients, weight: 1, load, pids: pids.to_vec() }
     }
 
@@ -70,7 +76,11 @@ impl Shot {
 }
 
 /// Measures in turns. Gives the tasks that were acknowledged.
-async fn in_turns(shots: &[Shot], arguments: &Arguments, series: &mut Vec<Series>) -> Result<u64, Error> {
+pub(super) async fn in_turns(
+    shots: &[Shot],
+    arguments: &Arguments,
+    series: &mut Vec<Series>,
+) -> Result<u64, Error> {
     let mut runs: Vec<Vec<Run>> = shots.iter().map(|_| Vec::new()).collect();
     let mut acknowledged = 0;
     for round in 1..=arguments.runs {
