@@ -439,7 +439,8 @@ async fn monitor_and_daemon_tell_theirs(traced: &Traced) {
     let nodes: Vec<Value> = (0..3)
         .map(|index| {
             let place = traced.cluster.place(index);
-            json!({"id": place.id, "host": "127.0.0.1", "port": place.port, "actuator": {"kind": "none"}})
+            json!({"id": place.id, "host": "127.0.0.1", "port": place.port,
+                "data_dir": place.data_dir, "actuator": {"type": "none"}})
         })
         .collect();
     let keys = json!({
@@ -455,7 +456,7 @@ async fn monitor_and_daemon_tell_theirs(traced: &Traced) {
         root: "recovery.round",
         below: "scrape.round",
         metric: "holdfast.recovery.brake",
-        line: "",
+        line: "recovery daemon",
     };
     traced
         .collector
