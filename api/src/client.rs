@@ -80,6 +80,8 @@ pub struct Client {
     secure: bool,
     shared: Arc<Shared>,
     deadline: Duration,
+    /// Goes with every request as the header `traceparent`.
+    traceparent: Option<Arc<str>>,
 }
 
 #[derive(Debug)]
@@ -113,12 +115,18 @@ impl Client {
             .build()
             .map_err(|e| AccessError::Client(error_chain(&e)))?;
         let shared = Shared { addresses, next: AtomicUsize::new(0), leader: RwLock::new(None) };
-        Ok(Client { http, access, secure, shared: Arc::new(shared), deadline: Duration::from_secs(10) })
+        let deadline = Duration::from_secs(10);
+        Ok(Client { http, access, secure, shared: Arc::new(shared), deadline, traceparent: None })
     }
 
     /// The same client with another limit on one call, retries included (10 s by default).
     pub fn with_deadline(&self, deadline: Duration) -> Self {
         Client { deadline, ..self.clone() }
+    }
+
+    /// The same client for requests that belong to this place of a trace (W3C `traceparent`).
+    pub fn with_traceparent(&self, place: &str) -> Self {
+        Client { traceparent: Some(place.into()), ..self.clone() }
     }
 
     /// A client of that one node, `host:port`, with the same token and trust.
@@ -285,6 +293,9 @@ impl Client {
         }
         if let Some(key) = key {
             request = request.header(crate::IDEMPOTENCY_KEY, key);
+        }
+        if let Some(place) = &self.traceparent {
+            request = request.header("traceparent", place.as_ref());
         }
         let response = request.send().await.map_err(|e| {
             let why = error_chain(&e);

@@ -87,6 +87,18 @@ pub struct PeerStatus {
     /// Why it is not reachable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// What it said when it last stopped on purpose; none once another process of it was met.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub goodbye: Option<Goodbye>,
+}
+
+/// A node's word that its process ends on purpose. One that crashes, or is killed, leaves none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Goodbye {
+    /// The process that said it.
+    pub boot_nonce: String,
+    /// Milliseconds since it did.
+    pub ago_ms: u64,
 }
 
 /// Maintenance mode.
@@ -166,6 +178,14 @@ pub struct Status {
     /// Leader changes this node has seen since it started.
     #[serde(default)]
     pub leader_changes: u64,
+    /// Elections this node began since it started, because it heard no leader; leadership that is
+    /// handed over needs none. None from a program that does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub elections: Option<u64>,
+    /// How often it gave leadership away unasked since it started, because its own disk or threads
+    /// failed it.
+    #[serde(default)]
+    pub forced_handovers: u64,
     /// What a person should look at, with the command that mends it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,

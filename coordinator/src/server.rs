@@ -196,6 +196,8 @@ pub async fn serve(
         tokio::time::sleep(LINGER).await;
     }
     node.events().close();
+    // While it still answers, so that nobody sees it gone before he can know why.
+    node.say_goodbye().await;
     drained.cancel();
     let all_served = async {
         let _ = serving.await;

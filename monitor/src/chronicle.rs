@@ -1,11 +1,12 @@
 //! PURE. What a page tells of the past: who led when, and what was wrong until when.
 //!
-//! Bounded and in memory. Findings of earlier runs come from history; who led is only as old as
-//! this process, and a page says since when it knows.
+//! Bounded and in memory. What earlier runs of this monitor saw comes from history, and a page says
+//! since when it knows. While no monitor ran nobody looked: that one node led term 7 before and after
+//! means that it led all the time, since a term has one leader; else nothing is made up.
 
 use crate::detectors::{FaultKind, Finding};
-use crate::events::EventKind;
-use crate::history::PastFinding;
+use crate::events::{self, EventKind};
+use crate::history::{PastEvent, PastFinding};
 use crate::observer::Round;
 use crate::snapshot::{ClusterSnapshot, Severity};
 use jiff::Timestamp;
@@ -96,6 +97,8 @@ pub struct Chronicle {
     pub open: Arc<Vec<Case>>,
     /// What was wrong, the latest end first.
     pub past: Arc<VecDeque<Case>>,
+    /// True until the first round of this run, where an earlier one left reigns.
+    recalled: bool,
 }
 
 impl Chronicle {
@@ -119,6 +122,41 @@ impl Chronicle {
         Chronicle { since, past: Arc::new(past), ..Chronicle::default() }
     }
 
+    /// Who led in earlier runs, from their events in order of time. `last_round` says when the last
+    /// round was before a time at which a run began, and before now for none.
+    pub fn recall_reigns(
+        &mut self,
+        told: &[PastEvent],
+        last_round: impl Fn(Option<Timestamp>) -> Option<Timestamp>,
+    ) {
+        let mut reigns: VecDeque<Reign> = VecDeque::new();
+        for event in told {
+            let who = match (event.kind.as_str(), event.nodes.first(), events::term_told(&event.text)) {
+                ("leader_changed", Some(node), Some(term)) => Who::Leads { node: node.clone(), term },
+                ("leader_lost", ..) => Who::Nobody,
+                _ => continue,
+            };
+            if let Some(last) = reigns.back_mut() {
+                let is_new_run = event.kind == "leader_changed" && events::is_first_sight(&event.text);
+                if last.who == who || !is_new_run {
+                    last.until = event.at;
+                    if last.who == who {
+                        continue;
+                    }
+                } else {
+                    end_unseen(&mut reigns, last_round(Some(event.at)), event.at);
+                }
+            }
+            reigns.push_back(Reign { who, from: event.at, until: event.at });
+        }
+        let Some(last) = reigns.back_mut() else { return };
+        last.until = last_round(None).map_or(last.until, |seen| seen.max(last.from));
+        let surplus = reigns.len().saturating_sub(MAX_REIGNS);
+        reigns.drain(..surplus);
+        self.led_since = reigns.front().map(|reign| reign.from);
+        (self.reigns, self.recalled) = (Arc::new(reigns), true);
+    }
+
     /// Takes in a round.
     pub fn take(&mut self, round: &Round) {
         let at = round.snapshot.at;
@@ -140,13 +178,18 @@ impl Chronicle {
             None => Who::Unseen,
         };
         let reigns = Arc::make_mut(&mut self.reigns);
+        let is_new_run = std::mem::take(&mut self.recalled);
         if let Some(last) = reigns.back_mut() {
-            last.until = last.until.max(snapshot.at);
             if last.who == who {
+                last.until = last.until.max(snapshot.at);
                 return;
             }
+            match is_new_run {
+                true => end_unseen(reigns, None, snapshot.at),
+                false => last.until = last.until.max(snapshot.at),
+            }
         }
-        if reigns.len() == MAX_REIGNS {
+        while reigns.len() >= MAX_REIGNS {
             reigns.pop_front();
         }
         reigns.push_back(Reign { who, from: snapshot.at, until: snapshot.at });
@@ -189,6 +232,16 @@ impl Chronicle {
     /// The id of a finding that goes on.
     pub fn id_of(&self, finding: &Finding) -> Option<&str> {
         self.open.iter().find(|case| case.is(finding.kind, &finding.nodes)).map(|case| case.id.as_str())
+    }
+}
+
+/// The last reign was seen until `seen`, and what came until `at` by nobody.
+fn end_unseen(reigns: &mut VecDeque<Reign>, seen: Option<Timestamp>, at: Timestamp) {
+    let Some(last) = reigns.back_mut() else { return };
+    last.until = seen.unwrap_or(last.until).clamp(last.from, at.max(last.from));
+    let from = last.until;
+    if from < at {
+        reigns.push_back(Reign { who: Who::Unseen, from, until: at });
     }
 }
 
@@ -263,6 +316,63 @@ mod tests {
         assert_eq!(chronicle.past.len(), 1);
         let case = chronicle.case(&format!("process_crash-node-3-{}", at.as_millisecond())).unwrap();
         assert_eq!((case.until, case.finding.severity), (Some(at), Severity::Critical));
+    }
+
+    fn told(second: i64, kind: &str, node: &str, text: &str) -> PastEvent {
+        PastEvent {
+            at: Timestamp::from_second(1_790_000_000 + second).unwrap(),
+            kind: kind.into(),
+            severity: "info".into(),
+            nodes: vec![node.into()],
+            text: text.into(),
+            fault: None,
+        }
+    }
+
+    fn spans(chronicle: &Chronicle) -> Vec<(String, i64, i64)> {
+        let name = |who: &Who| match who {
+            Who::Leads { node, term } => format!("{node} {term}"),
+            Who::Nobody => "nobody".into(),
+            Who::Unseen => "unseen".into(),
+        };
+        let second = |at: Timestamp| at.as_second() - 1_790_000_000;
+        chronicle.reigns.iter().map(|r| (name(&r.who), second(r.from), second(r.until))).collect()
+    }
+
+    #[test]
+    fn who_led_in_earlier_runs_is_known_and_nothing_is_made_up() {
+        let events = [
+            told(0, "leader_changed", "node-2", "node-2 leads term 7"),
+            told(50, "leader_lost", "node-2", "nobody leads; node-2 led term 7"),
+            told(52, "leader_changed", "node-1", "node-1 leads term 8; before it node-2, term 7"),
+            // The next run found the same, the one after it another.
+            told(100, "leader_changed", "node-1", "node-1 leads term 8"),
+            told(200, "leader_changed", "node-3", "node-3 leads term 12"),
+        ];
+        let last_round = |before: Option<Timestamp>| {
+            let second = if before.is_some() { 150 } else { 260 };
+            Timestamp::from_second(1_790_000_000 + second).ok()
+        };
+        let mut chronicle = Chronicle::default();
+        chronicle.recall_reigns(&events, last_round);
+        let mut known = vec![
+            ("node-2 7".to_owned(), 0, 50),
+            ("nobody".to_owned(), 50, 52),
+            ("node-1 8".to_owned(), 52, 150),
+            ("unseen".to_owned(), 150, 200),
+            ("node-3 12".to_owned(), 200, 260),
+        ];
+        assert_eq!(spans(&chronicle), known);
+        assert_eq!(chronicle.led_since, Timestamp::from_second(1_790_000_000).ok());
+        // This run begins, and nobody answers it yet.
+        let mut observer = Observer::new(Limits::default(), 1.0);
+        let (reports, at) = refused(300);
+        chronicle.take(&observer.take(&reports, at));
+        known.push(("unseen".to_owned(), 260, 300));
+        known.push(("unseen".to_owned(), 300, 300));
+        let merged: Vec<_> = spans(&chronicle);
+        assert_eq!(merged[..5], known[..5]);
+        assert!(merged[5..].iter().all(|(who, ..)| who == "unseen"), "{merged:?}");
     }
 
     #[test]

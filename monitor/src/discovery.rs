@@ -18,7 +18,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// The most nodes one monitor asks.
-pub const MAX_NODES: usize = 64;
+pub const MAX_NODES: usize = 1_024;
 /// A node that is no member any more and silent for so long is dropped, seconds.
 const FORGET_SECONDS: f64 = 60.0;
 

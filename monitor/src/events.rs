@@ -106,6 +106,21 @@ impl EventLog {
     }
 }
 
+const LEADS_TERM: &str = "leads term";
+const BEFORE_IT: &str = "before it";
+
+/// The term that an event of a new leader tells.
+pub fn term_told(text: &str) -> Option<u64> {
+    let digits = text.split_once(LEADS_TERM)?.1.trim_start();
+    digits.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+/// True where an event of a new leader is the first that a run of this observer saw: it does not know
+/// who led before.
+pub fn is_first_sight(text: &str) -> bool {
+    !text.contains(';')
+}
+
 /// Who led last, and until when.
 #[derive(Debug, Clone, Default)]
 pub struct LastLeader {
@@ -137,15 +152,18 @@ fn leader(now: &ClusterSnapshot, last: &mut LastLeader) -> Option<Event> {
         return Some(event(EventKind::LeaderLost, Severity::Warning, vec![was], text));
     };
     let led = (leader.clone(), now.highest_term);
-    let gap = last.seen_at.filter(|_| last.lost).map(|at| seconds_between(at, now.at));
-    last.lost = false;
+    let was_lost = std::mem::take(&mut last.lost);
+    let gap = last.seen_at.filter(|_| was_lost).map(|at| seconds_between(at, now.at));
     last.seen_at = Some(now.at);
-    if last.led.as_ref() == Some(&led) {
+    let is_same = last.led.as_ref() == Some(&led);
+    if is_same && !was_lost {
         return None;
     }
-    let mut text = format!("{leader} leads term {}", now.highest_term);
-    if let Some((was, term)) = &last.led {
-        text.push_str(&format!("; before it {was}, term {term}"));
+    let mut text = format!("{leader} {LEADS_TERM} {}", now.highest_term);
+    match &last.led {
+        Some(_) if is_same => text.push_str("; as before"),
+        Some((was, term)) => text.push_str(&format!("; {BEFORE_IT} {was}, term {term}")),
+        None => {}
     }
     if let Some(gap) = gap {
         text.push_str(&format!(", last seen {} ago", Span(gap)));
@@ -183,7 +201,8 @@ fn nodes(before: &ClusterSnapshot, now: &ClusterSnapshot) -> Vec<Event> {
             (NodeState::Down { .. }, NodeState::Down { .. })
             | (NodeState::Unknown { .. }, NodeState::Unknown { .. }) => {}
             (_, NodeState::Down { why }) => {
-                tell(EventKind::NodeDown, Severity::Warning, format!("{name}: {why}"));
+                let severity = if node.stopped_at.is_some() { Severity::Info } else { Severity::Warning };
+                tell(EventKind::NodeDown, severity, format!("{name}: {why}"));
             }
             (_, NodeState::Unknown { why }) => {
                 tell(EventKind::NodeUnknown, Severity::Info, format!("{name}: {why}"));

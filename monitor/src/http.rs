@@ -7,7 +7,7 @@ mod login;
 
 use crate::access::session_of;
 use crate::own::OwnState;
-use crate::pages::Seen;
+use crate::pages::{self, Seen};
 use crate::service::Shared;
 use crate::snapshot::ClusterSnapshot;
 use crate::stream::Watched;
@@ -131,6 +131,9 @@ async fn stream(
             () = stopping.cancelled() => {}
         }
     };
+    if let (Watched::Node(name), Some(seen)) = (&watched, shared.seen()) {
+        shared.hub.offer_node(name, || pages::draw_node(&seen, name));
+    }
     let events = shared.hub.watch(place, watched, last_id, end);
     let keep_alive = KeepAlive::new().interval(Duration::from_secs(10));
     Sse::new(events).keep_alive(keep_alive).into_response()

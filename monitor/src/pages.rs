@@ -35,6 +35,7 @@ use api::task::TaskState;
 use api::worker::WorkerState;
 use askama::Template;
 use format::{grouped, moment, percent_of};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use web::fragments::{Count, EventRow, Mark, Tone, Verdict, Work};
@@ -143,8 +144,8 @@ pub fn report(seen: &Seen) -> askama::Result<String> {
     page.render()
 }
 
-/// Every part that changes, for the event stream.
-pub fn draw(seen: &Seen) -> Drawn {
+/// Every part that changes, for the event stream; of nodes' pages those that are watched.
+pub fn draw(seen: &Seen, watched: &BTreeSet<String>) -> Drawn {
     let snapshot = &seen.snapshot;
     let parts: [(&'static str, askama::Result<String>); 7] = [
         ("verdict", verdict(snapshot).render()),
@@ -159,11 +160,17 @@ pub fn draw(seen: &Seen) -> Drawn {
     let nodes = snapshot
         .nodes
         .iter()
-        .filter_map(|node| Some((node.name().to_owned(), node::page(seen, node).render().ok()?)))
+        .filter(|node| watched.contains(node.name()))
+        .filter_map(|node| Some((node.name().to_owned(), draw_node(seen, node.name())?)))
         .collect();
     let at = moment(snapshot.at, snapshot.at);
     let round = serde_json::json!({ "round": snapshot.round, "at": at.iso, "text": at.text });
     Drawn { cluster, nodes, round: round.as_object().cloned().unwrap_or_default() }
+}
+
+/// What changes of a node's page.
+pub fn draw_node(seen: &Seen, name: &str) -> Option<String> {
+    node::page(seen, seen.snapshot.node(name)?).render().ok()
 }
 
 /// A long range changes slowly, and costs more.

@@ -4,9 +4,9 @@ use crate::chronicle::{self, Chronicle};
 use crate::config::MonitorConfig;
 use crate::discovery::sources::{NodesFile, NodesName, resolve};
 use crate::discovery::{Change, Roster};
-use crate::events::{Event, EventKind, EventLog};
+use crate::events::{Event, EventKind, EventLog, is_first_sight};
 use crate::history::sample::{OwnFigures, Sampling, above_info};
-use crate::history::{Begun, Ended, Record};
+use crate::history::{Begun, Ended, HistoryError, Record};
 use crate::journal::Journal;
 use crate::observer::{Observer, Round};
 use crate::own::{OwnProcess, OwnState, Pace};
@@ -15,12 +15,15 @@ use crate::scrape::Scraper;
 use crate::service::Shared;
 use crate::snapshot::{ClusterSnapshot, Severity};
 use jiff::{SignedDuration, Timestamp};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::time::MissedTickBehavior;
 
 /// How far back findings of earlier runs are shown.
 const REMEMBERED_HOURS: i64 = 30 * 24;
+/// Earlier runs of which it is looked up when they ended.
+const MAX_RECALLED_RUNS: usize = 50;
 
 /// Whom to ask, and how that is found out.
 struct Discovery {
@@ -139,13 +142,35 @@ pub(crate) async fn run(
 async fn remembered(shared: &Shared) -> Chronicle {
     let now = Timestamp::now();
     let from = now.checked_sub(SignedDuration::from_hours(REMEMBERED_HOURS)).unwrap_or(now);
-    match shared.history.findings(from, now, chronicle::MAX_PAST).await {
+    let mut chronicle = match shared.history.findings(from, now, chronicle::MAX_PAST).await {
         Ok(findings) => Chronicle::recall(&findings),
         Err(error) => {
             tracing::warn!(%error, "what was found before is not known");
             Chronicle::default()
         }
+    };
+    if let Err(error) = recall_reigns(shared, from, now, &mut chronicle).await {
+        tracing::warn!(%error, "who led before is not known");
     }
+    chronicle
+}
+
+/// Who led in earlier runs of this monitor.
+async fn recall_reigns(
+    shared: &Shared,
+    from: Timestamp,
+    now: Timestamp,
+    chronicle: &mut Chronicle,
+) -> Result<(), HistoryError> {
+    let mut told = shared.history.leader_events(from, now, chronicle::MAX_REIGNS).await?;
+    told.reverse();
+    let mut last_rounds = BTreeMap::from([(None, shared.history.last_round(None).await?)]);
+    let begun = told.iter().skip(1).filter(|event| is_first_sight(&event.text));
+    for at in begun.rev().take(MAX_RECALLED_RUNS).map(|event| event.at) {
+        last_rounds.insert(Some(at), shared.history.last_round(Some(at)).await?);
+    }
+    chronicle.recall_reigns(&told, |before| last_rounds.get(&before).copied().flatten());
+    Ok(())
 }
 
 fn milliseconds(time: Duration) -> f64 {

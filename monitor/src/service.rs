@@ -127,7 +127,7 @@ impl Shared {
 
     /// Takes in a round: for requests, and for who watches.
     pub fn show(&self, seen: Seen) {
-        self.hub.publish(pages::draw(&seen));
+        self.hub.publish(pages::draw(&seen, &self.hub.watched_nodes()));
         *self.seen.write() = Some(Arc::new(seen));
     }
 }

@@ -8,7 +8,9 @@
 //!   reported, in the only cluster there is. Otherwise there is none, whatever followers believe.
 //! - Checksums are compared only at an index that both nodes passed.
 
+mod absence;
 mod checksums;
+mod places;
 mod verdict;
 
 pub use checksums::{Agreement, Dissent, DissentIn, PairComparison, dissent};
@@ -95,6 +97,10 @@ pub struct NodeView {
     /// Why there is no report.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<crate::report::ScrapeFailure>,
+    /// When it said that it stops on purpose; none while it reports, or once another process of it
+    /// was seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped_at: Option<Timestamp>,
     /// Its report.
     pub report: Option<Report>,
 }
@@ -225,6 +231,12 @@ pub struct Memory {
 struct Remembered {
     node_id: String,
     last_report_at: Timestamp,
+    /// The process that gave it.
+    #[serde(default)]
+    boot_nonce: String,
+    /// When that process said that it stops.
+    #[serde(default)]
+    stopped_at: Option<Timestamp>,
 }
 
 impl Memory {
@@ -239,7 +251,12 @@ impl Memory {
         }
         for node in &snapshot.nodes {
             if let (Some(node_id), Some(last_report_at)) = (&node.node_id, node.last_report_at) {
-                let kept = Remembered { node_id: node_id.clone(), last_report_at };
+                let boot_nonce = match &node.report {
+                    Some(report) => report.status.boot_nonce.clone(),
+                    None => self.nodes.remove(&node.address).map(|r| r.boot_nonce).unwrap_or_default(),
+                };
+                let (node_id, stopped_at) = (node_id.clone(), node.stopped_at);
+                let kept = Remembered { node_id, last_report_at, boot_nonce, stopped_at };
                 self.nodes.insert(node.address.clone(), kept);
             }
         }
@@ -290,14 +307,19 @@ pub struct ClusterSnapshot {
     pub checksums: Vec<PairComparison>,
     /// Tasks and workers.
     pub work: Option<Work>,
-    /// Who hears whom: one entry for each ordered pair of nodes.
+    /// Who hears whom: one entry for each ordered pair of nodes; among very many, only what a node
+    /// says of a peer.
     pub links: Vec<Link>,
+    /// Where all of them stand.
+    #[serde(skip)]
+    pub places: places::Places,
 }
 
 impl ClusterSnapshot {
     /// Joins `reports` into one picture. `memory` gives names to nodes that do not answer.
     pub fn join(reports: &[NodeReport], memory: &Memory, round: u64, at: Timestamp) -> Self {
-        let nodes: Vec<NodeView> = reports.iter().map(|report| view(report, reports, memory)).collect();
+        let nodes: Vec<NodeView> =
+            reports.iter().map(|report| absence::view(report, reports, memory)).collect();
         let cluster_ids: BTreeSet<String> =
             reporting(&nodes).filter_map(|(_, r)| r.status.cluster_id.clone()).collect();
         let highest_term = reporting(&nodes).map(|(_, r)| r.status.term).max().unwrap_or(0);
@@ -341,6 +363,7 @@ impl ClusterSnapshot {
             checksums,
             work,
             links,
+            places: places::Places::default(),
         };
         (snapshot.verdict, snapshot.severity) = verdict::judge(&snapshot, &[]);
         snapshot
@@ -358,7 +381,12 @@ impl ClusterSnapshot {
 
     /// The node of that name (node id, else address).
     pub fn node(&self, name: &str) -> Option<&NodeView> {
-        self.nodes.iter().find(|n| n.name() == name).or_else(|| self.nodes.iter().find(|n| n.address == name))
+        self.places.node(&self.nodes, &self.links, name)
+    }
+
+    /// The node at that address.
+    pub fn node_at(&self, address: &str) -> Option<&NodeView> {
+        self.places.node_at(&self.nodes, &self.links, address)
     }
 
     /// The report of the node of that name, if it gave one.
@@ -368,7 +396,7 @@ impl ClusterSnapshot {
 
     /// The cell of who hears whom.
     pub fn link(&self, from: &str, to: &str) -> Option<&Link> {
-        self.links.iter().find(|l| l.from == from && l.to == to)
+        self.places.link(&self.nodes, &self.links, from, to)
     }
 
     /// Reporting nodes that hear `name`.
@@ -415,64 +443,6 @@ fn reporting(nodes: &[NodeView]) -> impl Iterator<Item = (&NodeView, &Report)> {
     nodes.iter().filter_map(|n| n.report.as_ref().map(|r| (n, r)))
 }
 
-/// One node's place in the picture.
-fn view(asked: &NodeReport, all: &[NodeReport], memory: &Memory) -> NodeView {
-    let remembered = memory.nodes.get(&asked.address);
-    let (node_id, last_report_at, report, failure) = match &asked.outcome {
-        Ok(report) => (Some(report.status.node_id.clone()), Some(asked.at), Some(report.clone()), None),
-        Err(failure) => {
-            let node_id = remembered
-                .map(|r| r.node_id.clone())
-                .or_else(|| named_by_peers(&asked.address, all).map(str::to_owned));
-            (node_id, remembered.map(|r| r.last_report_at), None, Some(failure.clone()))
-        }
-    };
-    let state = match &failure {
-        None => NodeState::Reporting,
-        Some(failure) => absent(failure, &hearers(node_id.as_deref(), &asked.address, all)),
-    };
-    let address = asked.address.clone();
-    NodeView { node_id, address, state, took_ms: asked.took_ms, last_report_at, failure, report }
-}
-
-/// What the absence of a report says, given the reporting peers that hear the node.
-fn absent(failure: &crate::report::ScrapeFailure, hearers: &[&str]) -> NodeState {
-    use crate::report::ScrapeFailure;
-    match (failure, hearers) {
-        (ScrapeFailure::Refused, []) => {
-            NodeState::Down { why: "connection refused, and no reporting peer hears it".into() }
-        }
-        (failure, []) => NodeState::Unknown { why: failure.to_string() },
-        (failure, hearers) => {
-            let plural = if hearers.len() == 1 { "hears" } else { "hear" };
-            NodeState::Unknown { why: format!("{failure}; but {} {plural} it", hearers.join(", ")) }
-        }
-    }
-}
-
-/// The id that reporting nodes give to the peer at `address`.
-fn named_by_peers<'a>(address: &str, all: &'a [NodeReport]) -> Option<&'a str> {
-    all.iter()
-        .filter_map(|n| n.outcome.as_ref().ok())
-        .flat_map(|r| &r.status.peers)
-        .find(|p| p.address == address)
-        .map(|p| p.node_id.as_str())
-}
-
-/// Node ids of the reporting nodes that hear the node of that id or address.
-fn hearers<'a>(node_id: Option<&str>, address: &str, all: &'a [NodeReport]) -> Vec<&'a str> {
-    all.iter()
-        .filter_map(|n| n.outcome.as_ref().ok())
-        .filter(|r| {
-            r.status.peers.iter().any(|p| {
-                p.reachable
-                    && (node_id == Some(p.node_id.as_str()) || (node_id.is_none() && p.address == address))
-            })
-        })
-        .map(|r| r.status.node_id.as_str())
-        .collect()
-}
-
 fn claims(nodes: &[NodeView]) -> Vec<LeaderClaim> {
     reporting(nodes)
         .filter(|(_, r)| r.status.role == Role::Leader)
@@ -509,7 +479,7 @@ fn quorum(nodes: &[NodeView], spokesman: &Report) -> Quorum {
 }
 
 /// Up to so many nodes, each pair has its entry. Among more, only what a node says of a peer.
-const MAX_PAIRED_NODES: usize = 64;
+const MAX_PAIRED_NODES: usize = 16;
 
 /// One entry for each ordered pair of nodes, in configured order.
 fn links(nodes: &[NodeView]) -> Vec<Link> {

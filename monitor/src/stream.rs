@@ -9,7 +9,7 @@
 use crate::pages::Drawn;
 use axum::response::sse::Event;
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -57,6 +57,34 @@ pub struct Hub {
     state: Mutex<State>,
     changed: watch::Sender<u64>,
     streams: AtomicUsize,
+    /// Nodes whose pages are watched, and by how many.
+    watched: Mutex<BTreeMap<String, usize>>,
+}
+
+/// A watch of a node's page; ends when dropped.
+struct NodeWatch {
+    hub: Arc<Hub>,
+    name: String,
+}
+
+impl NodeWatch {
+    fn begin(hub: &Arc<Hub>, watched: &Watched) -> Option<NodeWatch> {
+        let Watched::Node(name) = watched else { return None };
+        *hub.watched.lock().entry(name.clone()).or_default() += 1;
+        Some(NodeWatch { hub: hub.clone(), name: name.clone() })
+    }
+}
+
+impl Drop for NodeWatch {
+    fn drop(&mut self) {
+        let mut watched = self.hub.watched.lock();
+        if let Some(count) = watched.get_mut(&self.name) {
+            *count -= 1;
+            if *count == 0 {
+                watched.remove(&self.name);
+            }
+        }
+    }
 }
 
 /// A place among the streams; given back when dropped.
@@ -84,7 +112,13 @@ impl Hub {
     /// A hub of the run `boot`, which goes with every event id.
     pub fn new(boot: String) -> Arc<Self> {
         let changed = watch::Sender::new(0);
-        Arc::new(Hub { boot, state: Mutex::default(), changed, streams: AtomicUsize::new(0) })
+        Arc::new(Hub {
+            boot,
+            state: Mutex::default(),
+            changed,
+            streams: AtomicUsize::new(0),
+            watched: Mutex::default(),
+        })
     }
 
     /// Takes in what was drawn; only what differs counts as changed.
@@ -106,6 +140,24 @@ impl Hub {
             seq
         };
         self.changed.send_replace(seq);
+    }
+
+    /// The nodes whose pages somebody watches: only these are drawn with each round.
+    pub fn watched_nodes(&self) -> BTreeSet<String> {
+        self.watched.lock().keys().cloned().collect()
+    }
+
+    /// Takes a node's page that nobody has watched up to now, so that who begins need not wait for
+    /// the next round.
+    pub fn offer_node(&self, name: &str, draw: impl FnOnce() -> Option<String>) {
+        if self.state.lock().nodes.contains_key(name) {
+            return;
+        }
+        let Some(html) = draw() else { return };
+        let mut state = self.state.lock();
+        state.seq += 1;
+        let seq = state.seq;
+        keep(&mut state.nodes, name.to_owned(), html, seq);
     }
 
     /// A place for one more stream, if there is one.
@@ -171,8 +223,10 @@ impl Hub {
         let (sender, receiver) = mpsc::channel(STREAM_BUFFER_EVENTS);
         let position = self.position(last_id);
         let hub = self.clone();
+        // From here on, and not from when the task begins: the next round draws it.
+        let node_watch = NodeWatch::begin(self, &watched);
         tokio::spawn(async move {
-            let _place = place;
+            let (_place, _node_watch) = (place, node_watch);
             tokio::select! {
                 () = end => {}
                 () = sender.closed() => {}

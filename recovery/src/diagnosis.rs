@@ -108,7 +108,7 @@ fn rank(kind: FaultKind) -> usize {
 
 /// The crash of one node, as far as it can be known.
 fn crash(id: &str, view: &NodeView, sightings: &[Sighting]) -> Option<Cause> {
-    if view.report.is_ok() {
+    if view.report.is_ok() || view.pardoned {
         return None;
     }
     let named: Vec<String> = sightings

@@ -38,6 +38,8 @@ pub struct NodeView {
     pub process: ProcessState,
     /// True where an actuator could start it.
     pub startable: bool,
+    /// True where it was stopped on purpose, not long ago, and the others can do without it.
+    pub pardoned: bool,
 }
 
 impl NodeView {

@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::error::RecoveryError;
 use crate::observation::{NodeView, Observation, ProcessState, Sighting};
 use jiff::Timestamp;
-use monitor::detectors::{Limits, Window, detect_all};
+use monitor::detectors::{Limits, Window, detect_all, is_pardoned};
 use monitor::{ClusterSnapshot, Memory, Scraper, Severity};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -116,7 +116,10 @@ impl Observer {
                 Err(_) => self.actuators.probe(id).await,
             };
             let startable = self.actuators.can_start(id);
-            nodes.insert(id.clone(), NodeView { report: answer.outcome.map(Box::new), process, startable });
+            let seen = snapshot.nodes.iter().find(|n| n.address == answer.address);
+            let pardoned = seen.is_some_and(|n| is_pardoned(n, &snapshot, &self.window, &self.limits));
+            let report = answer.outcome.map(Box::new);
+            nodes.insert(id.clone(), NodeView { report, process, startable, pardoned });
         }
         Observation { at_ms: clock.now_ms(), nodes, sightings, witness }
     }

@@ -221,6 +221,8 @@ fn one_trace_goes_through_every_node_and_from_submit_to_result() {
         the_task_goes_on_in_it(&mut traced, leader).await;
         metrics_and_lines_arrive(&traced).await;
         what_is_not_sampled_is_not_told(&traced, follower).await;
+        a_submission_belongs_to_its_callers_trace(&traced).await;
+        monitor_and_daemon_tell_theirs(&traced).await;
         the_end_of_a_node_holds_nothing_back(&mut traced, (leader + 2) % 3).await;
         a_collector_that_is_gone_holds_up_nobody(&mut traced, leader).await;
     });
@@ -332,6 +334,135 @@ async fn what_is_not_sampled_is_not_told(traced: &Traced, follower: usize) {
     };
     let traces = traced.collector.until(&traced.http, "the last write's spans", look).await;
     assert_eq!(traces, BTreeSet::from([TRACE.to_owned(), last]));
+}
+
+/// A program beside the cluster that exports by the standard variables.
+fn beside(traced: &Traced, name: &'static str, arguments: &[String], more: &[(&str, String)]) -> Started {
+    let program =
+        Binaries::find().unwrap().path(if name == "submit" { "coordinator" } else { name }).unwrap();
+    let log = traced.cluster.folder().join(format!("{name}.log"));
+    let mut environment = vec![("OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(), traced.collector.url.clone())];
+    environment.extend(more.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
+    Started::spawn_with(name, &program, arguments, &environment, &log, Lifetime::WithParent).unwrap()
+}
+
+async fn a_submission_belongs_to_its_callers_trace(traced: &Traced) {
+    let trace = "d".repeat(32);
+    let lines = traced.cluster.folder().join("lines.txt");
+    std::fs::write(&lines, "true\n").unwrap();
+    let addresses = traced.cluster.addresses().join(",");
+    let arguments = ["submit", "--coordinators", &addresses, &lines.display().to_string()].map(str::to_owned);
+    let place = traceparent(&trace, true);
+    let mut submitted = beside(traced, "submit", &arguments, &[("TRACEPARENT", place)]);
+    let look = |seen: &Seen| {
+        let trace = seen.trace(&trace);
+        let asked = trace.0.values().find(|span| span["parent_span_id"] == CLIENT_SPAN);
+        let asked = asked.ok_or_else(|| format!("nothing hangs on the caller's span: {}", trace.names()))?;
+        assert_eq!(asked["name"], "POST /api/tasks/batch");
+        trace.is_one_tree()?;
+        if trace.names().contains("raft.commit") { Ok(()) } else { Err(trace.names()) }
+    };
+    traced.collector.until(&traced.http, "the spans of a submission", look).await;
+    submitted.kill9();
+}
+
+/// What a program beside the cluster must have told: a root span with one below it, a metric, a line.
+struct Told<'a> {
+    service: &'a str,
+    instance: String,
+    root: &'a str,
+    below: &'a str,
+    metric: &'a str,
+    line: &'a str,
+}
+
+impl Told<'_> {
+    /// Looks for all of it, with the right resource; gives the span below the root.
+    fn look(&self, seen: &Seen) -> Result<Value, String> {
+        let own = |item: &&Value| item["resource"]["service.name"] == self.service;
+        let right = |item: &Value| {
+            let resource = &item["resource"];
+            resource["service.instance.id"] == self.instance.as_str()
+                && resource["service.version"] == api::VERSION
+                && resource.get("holdfast.node.id").is_none()
+        };
+        let missing = |what: &str| format!("no {what} of {} at {}", self.service, self.instance);
+        for kind in ["spans", "logs", "metrics"] {
+            let wrong = seen.list(kind).iter().filter(own).find(|item| !right(item));
+            assert_eq!(wrong, None, "{kind} with another resource");
+        }
+        let metric = seen.list("metrics").iter().filter(own).find(|metric| metric["name"] == self.metric);
+        metric.ok_or_else(|| missing(self.metric))?;
+        let said = |line: &Value| line["body"].as_str().is_some_and(|body| body.contains(self.line));
+        seen.list("logs").iter().filter(own).find(|line| said(line)).ok_or_else(|| missing(self.line))?;
+        let spans: Vec<&Value> = seen.list("spans").iter().filter(own).collect();
+        let is_root = |span: &&&Value| span["name"] == self.root && span["parent_span_id"] == "";
+        let roots: BTreeSet<String> =
+            spans.iter().filter(is_root).map(|span| text(span, "span_id")).collect();
+        let below =
+            |span: &&&Value| span["name"] == self.below && roots.contains(&text(span, "parent_span_id"));
+        spans.iter().find(below).map(|span| (**span).clone()).ok_or_else(|| missing(self.below))
+    }
+}
+
+async fn monitor_and_daemon_tell_theirs(traced: &Traced) {
+    let ports = testbed::ports::Ports::take(2).unwrap();
+    let listen = |at: usize| format!("127.0.0.1:{}", ports.as_slice()[at]);
+    let all =
+        [("OTEL_TRACES_SAMPLER_ARG", "1".to_owned()), ("OTEL_METRIC_EXPORT_INTERVAL", "1000".to_owned())];
+    let mut arguments: Vec<String> =
+        ["--interval", "1", "--listen", &listen(0), "--nodes"].map(str::to_owned).into();
+    arguments.extend(traced.cluster.addresses());
+    let mut monitor = beside(traced, "monitor", &arguments, &all);
+    let told = Told {
+        service: "holdfast-monitor",
+        instance: listen(0),
+        root: "scrape.round",
+        below: "scrape",
+        metric: "holdfast.monitor.nodes",
+        line: "cluster view at",
+    };
+    let look = |seen: &Seen| {
+        let scrape = told.look(seen)?;
+        // It goes on in the node that was asked.
+        let trace = seen.trace(&text(&scrape, "trace_id"));
+        let asked = trace.0.values().find(|span| span["parent_span_id"] == scrape["span_id"]);
+        let asked = asked.ok_or_else(|| format!("a scrape that no node tells of: {}", trace.names()))?;
+        assert_eq!((&asked["name"], &asked["kind"]), (&json!("GET /api/report"), &json!("SPAN_KIND_SERVER")));
+        assert_eq!(asked["resource"]["service.name"], "holdfast-coordinator");
+        Ok(())
+    };
+    traced.collector.until(&traced.http, "what the monitor exports", look).await;
+    monitor.kill9();
+
+    let config = traced.cluster.folder().join("recovery_config.json");
+    let nodes: Vec<Value> = (0..3)
+        .map(|index| {
+            let place = traced.cluster.place(index);
+            json!({"id": place.id, "host": "127.0.0.1", "port": place.port,
+                "data_dir": place.data_dir, "actuator": {"type": "none"}})
+        })
+        .collect();
+    let keys = json!({
+        "nodes": nodes, "recovery_dir": traced.cluster.folder().join("recovery"), "listen": listen(1),
+    });
+    std::fs::write(&config, keys.to_string()).unwrap();
+    let arguments =
+        ["--config", &config.display().to_string(), "--interval", "1", "--daemon", "--listen", &listen(1)];
+    let mut daemon = beside(traced, "recovery", &arguments.map(str::to_owned), &all);
+    let told = Told {
+        service: "holdfast-recovery",
+        instance: listen(1),
+        root: "recovery.round",
+        below: "scrape.round",
+        metric: "holdfast.recovery.brake",
+        line: "recovery daemon",
+    };
+    traced
+        .collector
+        .until(&traced.http, "what the recovery daemon exports", |seen| told.look(seen).map(drop))
+        .await;
+    daemon.kill9();
 }
 
 async fn the_end_of_a_node_holds_nothing_back(traced: &mut Traced, index: usize) {

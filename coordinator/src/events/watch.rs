@@ -251,6 +251,7 @@ mod tests {
             match_index: None,
             clock_offset_ms: Some(clock_offset_ms),
             error: None,
+            goodbye: None,
         }
     }
 

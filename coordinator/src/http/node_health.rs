@@ -142,6 +142,8 @@ pub fn status(app: &App) -> Status {
         pid: std::process::id(),
         boot_nonce: app.node.boot_nonce().to_owned(),
         leader_changes: view.leader_changes,
+        elections: Some(app.telemetry.elections()),
+        forced_handovers: app.telemetry.forced_handovers(),
         warnings: forgotten(&app.live.config(), &app.node.member_standings())
             .iter()
             .map(|m| forgotten_text(m))

@@ -1,4 +1,4 @@
-//! Giving leadership away: to somebody, or to anybody before this node ends.
+//! Giving leadership away: to somebody, or to anybody before this node ends; and the goodbye.
 
 use super::{Node, NodeError};
 use crate::raft::driver::Input;
@@ -34,6 +34,13 @@ impl Node {
                 let why = format!("it was asked to, and does not lead after {} s", TAKEN_LIMIT.as_secs());
                 Err(NodeError::NoSuccessor(why))
             }
+        }
+    }
+
+    /// Tells the peers that this process ends on purpose.
+    pub async fn say_goodbye(&self) {
+        if let Some(transport) = self.transport() {
+            transport.say_goodbye().await;
         }
     }
 

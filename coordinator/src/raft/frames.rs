@@ -15,6 +15,8 @@ pub(super) const KIND_MESSAGES: u8 = 1;
 pub(super) const KIND_PULSE: u8 = 2;
 /// A pulse's echo.
 pub(super) const KIND_ECHO: u8 = 3;
+/// The sender's process ends on purpose; without a payload.
+pub(super) const KIND_GOODBYE: u8 = 4;
 /// The largest frame taken from a peer.
 const MAX_FRAME_BYTES: usize = 64 * 1024 * 1024;
 /// Bytes of messages gathered into one write.

@@ -93,6 +93,7 @@ impl<O: OlderEntries> Driver<O> {
         {
             tracing::warn!(?trouble, target, "handing leadership over");
             self.fitness.stall.tried(now);
+            self.telemetry.forced_handover();
             waiting.handing_over = true;
         }
     }

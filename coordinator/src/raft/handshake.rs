@@ -90,6 +90,10 @@ pub(super) struct PeerState {
     pub(super) boot_before: Option<u64>,
     pub(super) match_index: Option<u64>,
     pub(super) machine_version: Option<u32>,
+    /// The process that said goodbye, and when; forgotten when another one is met.
+    pub(super) left: Option<(u64, Instant)>,
+    /// True once it was told that this process ends.
+    pub(super) told_goodbye: bool,
 }
 
 impl PeerState {
@@ -131,6 +135,7 @@ impl PeerState {
             });
         }
         if self.boot != Some(boot) {
+            self.left = None;
             self.boot = Some(boot);
             self.boot_heard = Some(Instant::now());
         }
@@ -183,6 +188,18 @@ mod tests {
         state.boot_heard = None;
         assert_eq!(verdict(&mut state, &hello(1, 30, 5)), Err(Some(Verdict::RolledBack)), "an older copy");
         assert_eq!(verdict(&mut state, &hello(2, 30, 5)), Err(Some(Verdict::RolledBack)));
+    }
+
+    #[test]
+    fn a_goodbye_is_forgotten_once_another_process_is_met() {
+        let mut state = PeerState::default();
+        assert_eq!(verdict(&mut state, &hello(1, 10, 5)), Ok(()));
+        state.left = Some((10, Instant::now()));
+        assert_eq!(verdict(&mut state, &hello(1, 10, 5)), Ok(()), "the process that is going");
+        assert!(state.left.is_some());
+        state.boot_heard = None;
+        assert_eq!(verdict(&mut state, &hello(2, 20, 5)), Ok(()));
+        assert_eq!(state.left, None);
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! Each node opens one connection to every peer and sends on it only; what it receives comes on
 //! the connection that the peer opened. A frame is a length (4 bytes, big-endian), a kind, and
 //! its payload: Raft messages (many in one frame), a pulse (how the sender stands, with its
-//! clock), or a pulse's echo, from which the round trip is taken.
+//! clock), a pulse's echo, from which the round trip is taken, or a goodbye: the process ends on
+//! purpose. A process that crashes says none, so that who watches can tell the two apart.
 //!
 //! A handshake goes before the first frame: cluster, node id, incarnation, boot counter and
 //! nonce. A stranger is refused before anything of it is parsed.
@@ -19,7 +20,9 @@ use crate::access::outbound::Outbound;
 use crate::http::connections::Held;
 use crate::machine::version::MACHINE_VERSION;
 use crate::raft::driver::{Inbox, Input};
-use crate::raft::frames::{Frames, KIND_ECHO, KIND_MESSAGES, KIND_PULSE, frame, invalid, pack, unpack};
+use crate::raft::frames::{
+    Frames, KIND_ECHO, KIND_GOODBYE, KIND_MESSAGES, KIND_PULSE, frame, invalid, pack, unpack,
+};
 use crate::raft::greeting::{self, Greeting};
 use crate::raft::handover::Trouble;
 use crate::raft::handshake::{HANDSHAKE, Handshake, PeerState, Refusal, VERDICT};
@@ -28,7 +31,7 @@ use crate::raft::peer_http::PeerHttp;
 use crate::raft::roster::Roster;
 use crate::raft::snapshots::{SnapshotName, Snapshots};
 use crate::telemetry::{Direction, Telemetry};
-use api::cluster::PeerStatus;
+use api::cluster::{Goodbye, PeerStatus};
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, Response, StatusCode, header};
 use bytes::BytesMut;
@@ -41,7 +44,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 pub use crate::raft::handshake::Verdict;
@@ -54,6 +57,8 @@ const QUEUE: usize = 8_192;
 const PULSE_EVERY: Duration = Duration::from_millis(100);
 /// A connection that is silent for so long is given up.
 const SILENCE: Duration = Duration::from_secs(3);
+/// How long a node that ends waits until its peers were told.
+const GOODBYE: Duration = Duration::from_millis(500);
 
 /// How a node stands, told to every peer ten times a second.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -153,6 +158,10 @@ pub struct Transport {
     fetching: Arc<AtomicBool>,
     /// Counts connections, so that their lines in the log can be told apart.
     connections: AtomicU64,
+    /// Cancelled when this process ends on purpose.
+    leaving: CancellationToken,
+    /// Told whenever a peer was told so.
+    told: Notify,
 }
 
 impl Transport {
@@ -186,6 +195,8 @@ impl Transport {
             outbound,
             fetching: Arc::default(),
             connections: AtomicU64::new(0),
+            leaving: CancellationToken::new(),
+            told: Notify::new(),
         });
         transport.follow_roster();
         transport
@@ -255,6 +266,23 @@ impl Transport {
         }
     }
 
+    /// Tells every peer that this process ends on purpose; done once those that are connected know.
+    pub async fn say_goodbye(&self) {
+        self.leaving.cancel();
+        let knows = |peer: &Arc<Peer>| {
+            let state = peer.state.lock();
+            state.told_goodbye || !state.connected
+        };
+        let all_know = async {
+            while !self.peers.read().values().all(knows) {
+                self.told.notified().await;
+            }
+        };
+        if tokio::time::timeout(GOODBYE, all_know).await.is_err() {
+            tracing::warn!("not every peer could be told that this node stops on purpose");
+        }
+    }
+
     /// Matched indexes as the leader knows them; none elsewhere.
     pub fn set_matched(&self, matched: &[(u64, u64)]) {
         for (raft_id, peer) in self.peers.read().iter() {
@@ -289,6 +317,10 @@ impl Transport {
             match_index: state.match_index,
             clock_offset_ms: state.clock.offset_us().map(|us| (us as f64 / 1e3).round() as i64),
             error: state.error.clone(),
+            goodbye: state.left.map(|(boot, at)| Goodbye {
+                boot_nonce: format!("{boot:016x}"),
+                ago_ms: at.elapsed().as_millis() as u64,
+            }),
         }
     }
 
@@ -468,6 +500,10 @@ impl Transport {
                     let echo = postcard::to_stdvec(&(sent, now_us())).map_err(invalid)?;
                     writer.write_all(&frame(KIND_ECHO, &echo)).await?;
                 }
+                KIND_GOODBYE => {
+                    tracing::info!(peer = %node_id, "a peer stops on purpose");
+                    peer.state.lock().left = Some((boot_nonce, Instant::now()));
+                }
                 other => return Err(invalid(format!("unknown frame kind {other}"))),
             }
         }
@@ -595,8 +631,15 @@ impl Transport {
         pulses.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let mut last_echo = Instant::now();
         let mut buffer = BytesMut::with_capacity(64 * 1024);
+        let mut said_goodbye = false;
         loop {
             tokio::select! {
+                () = self.leaving.cancelled(), if !said_goodbye => {
+                    timeout(SILENCE, writer.write_all(&frame(KIND_GOODBYE, &[]))).await?;
+                    said_goodbye = true;
+                    peer.state.lock().told_goodbye = true;
+                    self.told.notify_one();
+                }
                 message = queue.recv() => {
                     let Some(message) = message else { return Ok(()) };
                     let count = pack(&mut buffer, message, queue)?;

@@ -75,6 +75,7 @@ pub(crate) struct Counters {
     pub(crate) proposals: [AtomicU64; 3],
     pub(crate) reads: [AtomicU64; 2],
     pub(crate) elections: AtomicU64,
+    pub(crate) forced_handovers: AtomicU64,
     pub(crate) submitted: AtomicU64,
     pub(crate) completed: AtomicU64,
     pub(crate) failed: AtomicU64,
@@ -262,6 +263,21 @@ impl Telemetry {
     /// This node started an election.
     pub fn election(&self) {
         self.counters.elections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Elections this node started.
+    pub fn elections(&self) -> u64 {
+        self.counters.elections.load(Ordering::Relaxed)
+    }
+
+    /// This node gave leadership away unasked.
+    pub fn forced_handover(&self) {
+        self.counters.forced_handovers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often it did.
+    pub fn forced_handovers(&self) -> u64 {
+        self.counters.forced_handovers.load(Ordering::Relaxed)
     }
 
     /// Messages went to a peer or came from it.

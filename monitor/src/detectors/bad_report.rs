@@ -9,15 +9,14 @@
 use super::{FaultKind, Finding, Limits, Window};
 use crate::report::ScrapeFailure;
 use crate::snapshot::{ClusterSnapshot, Severity};
+use std::collections::BTreeMap;
 
 /// A finding for each node whose answers were no reports, and for each process listed twice.
 pub fn detect(now: &ClusterSnapshot, window: &Window, limits: &Limits) -> Vec<Finding> {
     let mut findings = Vec::new();
     for node in &now.nodes {
         let is_bad = |s: &ClusterSnapshot| {
-            s.nodes
-                .iter()
-                .any(|n| n.address == node.address && n.failure.as_ref().is_some_and(ScrapeFailure::answered))
+            s.node_at(&node.address).is_some_and(|n| n.failure.as_ref().is_some_and(ScrapeFailure::answered))
         };
         let held = window.held(now, is_bad);
         if let Some(failure) = &node.failure
@@ -42,6 +41,11 @@ pub fn detect(now: &ClusterSnapshot, window: &Window, limits: &Limits) -> Vec<Fi
     findings
 }
 
+/// Who answers at an address.
+fn node_id_at<'a>(snapshot: &'a ClusterSnapshot, address: &str) -> Option<&'a str> {
+    Some(snapshot.node_at(address)?.report.as_ref()?.status.node_id.as_str())
+}
+
 /// Two nodes behind one address: its node id went to and fro.
 fn answers_in_turn(
     address: &str,
@@ -49,20 +53,16 @@ fn answers_in_turn(
     window: &Window,
     limits: &Limits,
 ) -> Option<Finding> {
-    let id_at = |s: &ClusterSnapshot| {
-        let node = s.nodes.iter().find(|n| n.address == address)?;
-        Some(node.report.as_ref()?.status.node_id.clone())
-    };
-    let present = id_at(now)?;
+    let present = node_id_at(now, address)?;
     // A node that was replaced changes its id once and for all; dear only where it changed at all.
     let rounds = || window.back_from(now);
-    if rounds().all(|s| id_at(s).is_none_or(|id| id == present)) {
+    if rounds().all(|s| node_id_at(s, address).is_none_or(|id| id == present)) {
         return None;
     }
-    let mut ids: Vec<String> = rounds().filter_map(id_at).collect();
-    ids.insert(0, present);
+    let mut ids: Vec<String> = rounds().filter_map(|s| node_id_at(s, address)).map(str::to_owned).collect();
+    ids.insert(0, present.to_owned());
     ids.dedup();
-    let oldest = rounds().rfind(|s| id_at(s).is_some())?;
+    let oldest = rounds().rfind(|s| node_id_at(s, address).is_some())?;
     if (ids.len() as u32) <= limits.confirmations.max(2) {
         return None;
     }
@@ -109,20 +109,11 @@ fn other_release(now: &ClusterSnapshot, window: &Window, limits: &Limits) -> Opt
 
 /// Node ids that one and the same process gave at more than one address.
 fn listed_twice(snapshot: &ClusterSnapshot) -> Vec<(String, Vec<String>)> {
-    let mut found: Vec<(String, Vec<String>)> = Vec::new();
-    for (node, report) in snapshot.reporting() {
-        let nonce = &report.status.boot_nonce;
-        if nonce.is_empty() {
-            continue;
-        }
-        let addresses: Vec<String> = snapshot
-            .reporting()
-            .filter(|(_, r)| r.status.node_id == report.status.node_id && r.status.boot_nonce == *nonce)
-            .map(|(n, _)| n.address.clone())
-            .collect();
-        if addresses.len() > 1 && addresses[0] == node.address {
-            found.push((report.status.node_id.clone(), addresses));
-        }
+    let mut processes: BTreeMap<(&str, &str), Vec<String>> = BTreeMap::new();
+    for (node, report) in snapshot.reporting().filter(|(_, r)| !r.status.boot_nonce.is_empty()) {
+        let process = (report.status.node_id.as_str(), report.status.boot_nonce.as_str());
+        processes.entry(process).or_default().push(node.address.clone());
     }
-    found
+    let twice = processes.into_iter().filter(|(_, addresses)| addresses.len() > 1);
+    twice.map(|((node_id, _), addresses)| (node_id.to_owned(), addresses)).collect()
 }

@@ -1,11 +1,12 @@
-//! No finding on any healthy history, whatever the timing: transfers, rolling restarts, answers
-//! that are missed once or come late, cold starts, a learner that catches up.
+//! No finding on any healthy history, whatever the timing: transfers as often as one likes, stops on
+//! purpose that last, rolling restarts, answers that are missed once or come late, cold starts, a
+//! learner that catches up.
 
 use super::Limits;
 use super::fixture::{Answers, address, reports};
 use crate::observer::Observer;
 use crate::report::{NodeReport, ScrapeFailure};
-use api::cluster::{Report, Role};
+use api::cluster::{Goodbye, Report, Role};
 use proptest::prelude::*;
 
 /// One round of a history.
@@ -25,8 +26,12 @@ enum What {
     Nothing,
     /// Leadership moves to the node.
     Transfer,
-    /// The node is another process in the next round.
+    /// The node is another process in the next round, and said nothing.
     Restart,
+    /// The node says goodbye to its peers, and is away for a while.
+    Stop,
+    /// A failover: the leader is another process, and another node was elected.
+    Failover,
     /// The node's answer is older than the others'.
     Late,
     /// The node gives no answer once.
@@ -40,6 +45,8 @@ fn step() -> impl Strategy<Value = Step> {
         6 => Just(What::Nothing),
         1 => Just(What::Transfer),
         1 => Just(What::Restart),
+        1 => Just(What::Stop),
+        1 => Just(What::Failover),
         2 => Just(What::Late),
         1 => Just(What::Missed),
         1 => Just(What::ClockBack),
@@ -63,8 +70,12 @@ struct Cluster {
     skew_seconds: f64,
     started: Vec<f64>,
     boots: Vec<u64>,
-    /// More than three changes a minute are no longer well.
-    changed_at: f64,
+    /// Who is stopped, since when, until when, and whether its host refuses or is gone.
+    stopped: Option<(usize, f64, f64, bool)>,
+    elections: Vec<u64>,
+    leader_changes: u64,
+    /// More than three elections a minute are no longer well.
+    elected_at: f64,
 }
 
 impl Cluster {
@@ -78,24 +89,77 @@ impl Cluster {
             skew_seconds: 0.0,
             started: vec![0.0; of + 1],
             boots: vec![0; of + 1],
-            changed_at: 0.0,
+            stopped: None,
+            elections: vec![0; of + 1],
+            leader_changes: 1,
+            elected_at: 0.0,
         }
     }
 
-    fn may_change_leader(&self) -> bool {
-        self.seconds - self.changed_at > 21.0
+    fn may_elect(&self) -> bool {
+        self.seconds - self.elected_at > 21.0
     }
 
-    /// One after the other, as a rolling restart does it.
-    fn may_restart(&self, node: usize) -> bool {
+    /// One after the other: while one is away the others are needed.
+    fn is_whole(&self) -> bool {
         let last = self.started.iter().copied().fold(0.0, f64::max);
-        self.seconds - last > 6.0 && (node != self.leader || self.may_change_leader())
+        self.stopped.is_none() && self.seconds - last > 6.0
     }
 
     fn lead(&mut self, node: usize) {
         if node != self.leader {
-            (self.leader, self.term, self.changed_at) = (node, self.term + 1, self.seconds);
+            (self.leader, self.term) = (node, self.term + 1);
+            self.leader_changes += 1;
         }
+    }
+
+    fn start_again(&mut self, node: usize) {
+        self.started[node] = self.seconds;
+        self.boots[node] += 1;
+        self.elections[node] = 0;
+    }
+
+    fn is_stopped(&self, node: usize) -> bool {
+        self.stopped.is_some_and(|(stopped, ..)| stopped == node)
+    }
+
+    /// What happens in this round; who is away for no longer than it.
+    fn live(&mut self, step: Step) -> Option<usize> {
+        let node = step.node % self.of + 1;
+        if let Some((stopped, _, until, _)) = self.stopped
+            && self.seconds >= until
+        {
+            self.start_again(stopped);
+            self.stopped = None;
+        }
+        match step.what {
+            What::Transfer if !self.is_stopped(node) => self.lead(node),
+            What::Restart if self.is_whole() => {
+                if node == self.leader {
+                    self.lead(node % self.of + 1);
+                }
+                self.start_again(node);
+                return Some(node);
+            }
+            What::Stop if self.is_whole() && self.of > 1 => {
+                if node == self.leader {
+                    self.lead(node % self.of + 1);
+                }
+                let until = self.seconds + step.extent as f64 / 10.0;
+                self.stopped = Some((node, self.seconds, until, step.extent.is_multiple_of(2)));
+            }
+            What::Failover if self.is_whole() && self.of > 1 && self.may_elect() => {
+                let (old, new) = (self.leader, self.leader % self.of + 1);
+                self.lead(new);
+                self.elections[new] += 1;
+                self.elected_at = self.seconds;
+                self.start_again(old);
+                return Some(old);
+            }
+            What::ClockBack => self.skew_seconds -= step.extent as f64 / 10_000.0,
+            _ => {}
+        }
+        None
     }
 
     /// What node `n` says `late_ms` ago.
@@ -105,12 +169,18 @@ impl Cluster {
         let mut report = reports::healthy(n, members, self.leader, self.term, at);
         let uptime_seconds = (self.seconds - self.started.get(n).copied().unwrap_or(0.0)).max(0.1);
         report.status.uptime_seconds = uptime_seconds;
+        report.status.elections = Some(self.elections.get(n).copied().unwrap_or(0));
+        report.status.leader_changes = self.leader_changes;
         report.status.boot_nonce = format!("boot-{n}-{}", self.boots.get(n).copied().unwrap_or(0));
         for peer in &mut report.status.peers {
             let p: usize = peer.node_id[5..].parse().unwrap();
             // A link to a process that just came back is made within a few seconds.
             let fresh = |n: usize| self.seconds - self.started.get(n).copied().unwrap_or(-9.0) < 2.0;
-            peer.reachable = away != Some(p) && !fresh(p) && !fresh(n);
+            peer.reachable = away != Some(p) && !fresh(p) && !fresh(n) && !self.is_stopped(p);
+            if let Some((_, since, ..)) = self.stopped.filter(|(stopped, ..)| *stopped == p) {
+                let ago_ms = ((self.seconds - since) * 1_000.0) as u64;
+                peer.goodbye = Some(Goodbye { boot_nonce: format!("boot-{p}-{}", self.boots[p]), ago_ms });
+            }
         }
         if self.learner {
             report.status.voters.truncate(self.of);
@@ -130,24 +200,14 @@ impl Cluster {
         self.seconds += step.interval_ms as f64 / 1_000.0;
         let members = self.of + usize::from(self.learner);
         let node = step.node % self.of + 1;
-        let mut away = None;
-        match step.what {
-            What::Transfer if self.may_change_leader() => self.lead(node),
-            What::Restart if self.may_restart(node) => {
-                away = Some(node);
-                if node == self.leader {
-                    self.lead(node % self.of + 1);
-                }
-                self.started[node] = self.seconds;
-                self.boots[node] += 1;
-            }
-            What::ClockBack => self.skew_seconds -= step.extent as f64 / 10_000.0,
-            _ => {}
-        }
+        let away = self.live(step);
         let answer = |n: usize| {
             let late_ms = if step.what == What::Late && n == node { step.extent } else { 0 };
+            let silent = ScrapeFailure::TimedOut { connected: false, waited_ms: 800 };
             let outcome = if away == Some(n) {
                 Err(ScrapeFailure::Refused)
+            } else if let Some((_, _, _, refuses)) = self.stopped.filter(|(stopped, ..)| *stopped == n) {
+                Err(if refuses { ScrapeFailure::Refused } else { silent })
             } else if step.what == What::Missed && n == node {
                 Err(ScrapeFailure::TimedOut { connected: step.extent.is_multiple_of(2), waited_ms: 800 })
             } else {
@@ -175,7 +235,7 @@ fn spread(steps: Vec<Step>) -> Vec<Step> {
     steps
         .into_iter()
         .map(|mut step| {
-            let absent = matches!(step.what, What::Restart | What::Missed);
+            let absent = matches!(step.what, What::Restart | What::Failover | What::Missed);
             if absent && last_absent.is_some() {
                 step.what = What::Nothing;
             }

@@ -52,6 +52,8 @@ pub struct Limits {
     pub stale_leader_seconds: f64,
     /// Links of a process this young are still being made.
     pub settle_seconds: f64,
+    /// How long a node that said goodbye may stay away, as long as the others are a quorum.
+    pub stop_grace_seconds: f64,
 }
 
 impl Default for Limits {
@@ -79,6 +81,7 @@ impl Default for Limits {
             term_ahead_seconds: 5.0,
             stale_leader_seconds: 2.0,
             settle_seconds: 5.0,
+            stop_grace_seconds: 120.0,
         }
     }
 }
@@ -108,6 +111,7 @@ impl Limits {
             ("term_ahead_seconds", self.term_ahead_seconds),
             ("stale_leader_seconds", self.stale_leader_seconds),
             ("settle_seconds", self.settle_seconds),
+            ("stop_grace_seconds", self.stop_grace_seconds),
         ];
         for (key, value) in seconds.into_iter().filter(|(_, value)| !(0.0..=3_600.0).contains(value)) {
             faults.push((key, format!("{value} is not between 0 and 3600 s")));

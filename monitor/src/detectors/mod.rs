@@ -9,6 +9,8 @@
 //!   about the observer, and none about the nodes.
 //! - What crossed a limit is over when it falls below the low-water mark, not at the limit: a figure
 //!   that sways round a limit is one finding, not ten.
+//! - Who goes on purpose says so. A node whose process said goodbye to its peers is left alone for a
+//!   grace time, as long as the others are a quorum; a crash says nothing, and is named at once.
 //! - A detector states its own condition and leaves causes alone: that a partition explains a slow
 //!   follower is the recovery daemon's diagnosis.
 
@@ -30,7 +32,8 @@ mod window;
 pub use limits::Limits;
 pub use window::{Held, Window};
 
-use crate::snapshot::{ClusterSnapshot, Severity};
+use crate::report::seconds_between;
+use crate::snapshot::{ClusterSnapshot, NodeView, Severity};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -193,11 +196,22 @@ pub fn detect_all(now: &ClusterSnapshot, window: &Window, limits: &Limits) -> Ve
     ];
     let mut findings: Vec<Finding> =
         detectors.iter().flat_map(|detect| detect(now, window, limits)).collect();
+    let pardoned = |name: &String| now.node(name).is_some_and(|node| is_pardoned(node, now, window, limits));
+    findings.retain(|finding| finding.nodes.is_empty() || !finding.nodes.iter().all(pardoned));
     for finding in &mut findings {
         finding.look_at = look_at(finding, now);
     }
     findings.sort_by(|a, b| b.severity.cmp(&a.severity).then_with(|| a.key().cmp(&b.key())));
     findings
+}
+
+/// True where a node is away because it was stopped on purpose: it said so, not long ago, and the
+/// others can do without it. What is seen of it meanwhile is no fault.
+pub fn is_pardoned(node: &NodeView, now: &ClusterSnapshot, window: &Window, limits: &Limits) -> bool {
+    let away_seconds = node.stopped_at.map(|at| seconds_between(at, now.at));
+    // One answer that is missed among the others is no lost quorum.
+    let lost_quorum = || window.held(now, |s| !s.quorum.is_met()).at_least(limits.confirmations, 0.0);
+    away_seconds.is_some_and(|seconds| seconds < limits.stop_grace_seconds) && !lost_quorum()
 }
 
 /// The most places a finding names.

@@ -53,6 +53,9 @@ fn cuts_between(now: &ClusterSnapshot, window: &Window, limits: &Limits) -> Opti
         .links
         .iter()
         .filter_map(|link| {
+            if !is_cut(now, link, limits) {
+                return None;
+            }
             let held = window
                 .held(now, |s| s.link(&link.from, &link.to).is_some_and(|then| is_cut(s, then, limits)));
             held.at_least(limits.confirmations, 0.0).then_some((link, held))
@@ -91,9 +94,9 @@ fn describe(now: &ClusterSnapshot, link: &Link) -> String {
 fn unreached(node: &NodeView, now: &ClusterSnapshot, window: &Window, limits: &Limits) -> Option<Finding> {
     let name = node.name();
     let lost = |s: &ClusterSnapshot| {
-        s.nodes.iter().any(|n| {
-            n.address == node.address
-                && matches!(n.state, NodeState::Unknown { .. })
+        s.node_at(&node.address).is_some_and(|n| {
+            matches!(n.state, NodeState::Unknown { .. })
+                && n.stopped_at.is_none()
                 && matches!(
                     n.failure,
                     Some(

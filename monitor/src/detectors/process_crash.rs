@@ -4,13 +4,24 @@
 //! still hears the node: [`NodeState::Down`] has both in it. When every node refuses there is no
 //! peer left to ask; the refusals are still answers of living hosts, and the evidence says that
 //! nothing else speaks for them.
+//!
+//! A node that said goodbye has not crashed. It is named all the same once it has been away for
+//! longer than its grace time ([`super::is_pardoned`]), whatever its host answers by then: its
+//! process is known to have ended.
 
 use super::{FaultKind, Finding, Limits, Window};
 use crate::report::{Span, seconds_between};
 use crate::snapshot::{ClusterSnapshot, NodeState, NodeView, Severity};
 
 fn is_down(snapshot: &ClusterSnapshot, address: &str) -> bool {
-    snapshot.nodes.iter().any(|n| n.address == address && matches!(n.state, NodeState::Down { .. }))
+    let has_gone = |node: &NodeView| match node.state {
+        NodeState::Reporting => false,
+        NodeState::Down { .. } => true,
+        NodeState::Unknown { .. } => {
+            node.stopped_at.is_some() && snapshot.heard_by(node.name()).next().is_none()
+        }
+    };
+    snapshot.node_at(address).is_some_and(has_gone)
 }
 
 /// A finding for each node that was down in `confirmations` rounds.
@@ -29,7 +40,17 @@ pub fn detect(now: &ClusterSnapshot, window: &Window, limits: &Limits) -> Vec<Fi
 }
 
 fn evidence(now: &ClusterSnapshot, node: &NodeView, rounds: u32) -> Vec<String> {
-    let mut evidence = vec![format!("{} refuses connections, {rounds} rounds in a row", node.address)];
+    let failure = node.failure.as_ref().map(ToString::to_string);
+    let mut evidence = match node.stopped_at {
+        Some(at) => vec![
+            format!(
+                "it said that it stops {} ago and is not back, {rounds} rounds in a row",
+                Span(seconds_between(at, now.at))
+            ),
+            format!("{}: {}", node.address, failure.unwrap_or_default()),
+        ],
+        None => vec![format!("{} refuses connections, {rounds} rounds in a row", node.address)],
+    };
     let silent: Vec<&str> = now
         .links
         .iter()

@@ -1,12 +1,18 @@
-//! Term divergence: leaders change too often, or a node's term runs ahead of the leader's.
+//! Term divergence: leaders change too often unasked, or a node's term runs ahead of the leader's.
 //!
 //! One failover is one change and one term; the limit allows for several. Changes are counted in
 //! two ways and the larger is taken: by the leaders this observer saw, and by what the nodes count
 //! themselves, which includes those between two rounds.
+//!
+//! Leadership that moves on request, or because its holder is stopped, is no fault however often it
+//! does. So nodes count the elections they began because they heard no leader, and the times they
+//! gave leadership away because they failed themselves; of the changes only so many count. Where a
+//! node does not tell, every change counts.
 
 use super::{FaultKind, Finding, Limits, Window};
 use crate::report::{Span, seconds_between};
 use crate::snapshot::{ClusterSnapshot, Severity};
+use std::collections::BTreeMap;
 
 /// How far back changes are counted.
 const MINUTE_SECONDS: f64 = 60.0;
@@ -19,17 +25,19 @@ pub fn detect(now: &ClusterSnapshot, window: &Window, limits: &Limits) -> Vec<Fi
 }
 
 fn restless(now: &ClusterSnapshot, window: &Window, limits: &Limits) -> Option<Finding> {
-    let (changes, how) = changes_in_last_minute(now, window);
-    if changes <= limits.leader_changes_per_minute {
-        return None;
-    }
-    let above = |s: &ClusterSnapshot| changes_in_last_minute(s, window).0 > limits.leader_changes_per_minute;
+    let Changes { changes, how, unasked } = changes_in_last_minute(now, window);
+    let above =
+        |s: &ClusterSnapshot| changes_in_last_minute(s, window).counted() > limits.leader_changes_per_minute;
     let held = window.held(now, above);
     if !held.at_least(limits.confirmations, 0.0) {
         return None;
     }
     let limit = limits.leader_changes_per_minute;
     let mut evidence = vec![format!("{changes} leader changes in the last minute ({how}), limit {limit}")];
+    if let Some(unasked) = unasked {
+        evidence
+            .push(format!("{unasked} elections or forced hand-overs in that time, which nobody asked for"));
+    }
     evidence.push(format!("term {} now", now.highest_term));
     let candidates: Vec<String> = now
         .reporting()
@@ -42,8 +50,25 @@ fn restless(now: &ClusterSnapshot, window: &Window, limits: &Limits) -> Option<F
     Some(Finding::new(FaultKind::TermDivergence, Severity::Warning, held, candidates, evidence))
 }
 
-/// Leader changes in the minute before `now`, and whose count that is.
-fn changes_in_last_minute(now: &ClusterSnapshot, window: &Window) -> (u64, String) {
+/// Leader changes within a minute.
+struct Changes {
+    changes: u64,
+    /// Whose count that is.
+    how: String,
+    /// Elections that nobody asked for, and hand-overs of leaders that failed; none where a node does
+    /// not tell.
+    unasked: Option<u64>,
+}
+
+impl Changes {
+    /// Those that are held against the limit.
+    fn counted(&self) -> u64 {
+        self.unasked.map_or(self.changes, |unasked| unasked.min(self.changes))
+    }
+}
+
+/// Leader changes in the minute before `now`.
+fn changes_in_last_minute(now: &ClusterSnapshot, window: &Window) -> Changes {
     let minute: Vec<&ClusterSnapshot> = window
         .back_from(now)
         .take_while(|s| seconds_between(s.at, now.at) <= MINUTE_SECONDS)
@@ -70,7 +95,25 @@ fn changes_in_last_minute(now: &ClusterSnapshot, window: &Window) -> (u64, Strin
             most = (counted, format!("counted by {}", node.name()));
         }
     }
-    most
+    let (changes, how) = most;
+    Changes { changes, how, unasked: unasked_in(&minute) }
+}
+
+/// Elections that nodes began by themselves in these rounds, and forced hand-overs.
+///
+/// Each process counts from its first report in them, or from nothing where it was started in them.
+fn unasked_in(rounds: &[&ClusterSnapshot]) -> Option<u64> {
+    let mut processes: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    let began = rounds.first()?.at;
+    for snapshot in rounds {
+        for (_, report) in snapshot.reporting() {
+            let count = report.status.elections? + report.status.forced_handovers;
+            let is_new = report.status.uptime_seconds < seconds_between(began, snapshot.at);
+            let first = if is_new { 0 } else { count };
+            processes.entry(&report.status.boot_nonce).or_insert((first, count)).1 = count;
+        }
+    }
+    Some(processes.values().map(|(first, last)| last.saturating_sub(*first)).sum())
 }
 
 fn is_ahead(snapshot: &ClusterSnapshot, name: &str) -> bool {

@@ -330,7 +330,24 @@ impl History {
         limit: usize,
     ) -> Result<Vec<PastEvent>, HistoryError> {
         let limit = limit.min(MAX_ENTRIES);
-        self.ask(QUESTION_LIMIT, move |connection| reader::events(connection, from, to, limit)).await
+        self.ask(QUESTION_LIMIT, move |connection| reader::events(connection, from, to, limit, &[])).await
+    }
+
+    /// Changes of the leader in that time, the latest first.
+    pub async fn leader_events(
+        &self,
+        from: Timestamp,
+        to: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<PastEvent>, HistoryError> {
+        let limit = limit.min(MAX_ENTRIES);
+        let kinds = ["leader_changed", "leader_lost"];
+        self.ask(QUESTION_LIMIT, move |connection| reader::events(connection, from, to, limit, &kinds)).await
+    }
+
+    /// When the last round before `before` was written, if one was; for the present, `before` is none.
+    pub async fn last_round(&self, before: Option<Timestamp>) -> Result<Option<Timestamp>, HistoryError> {
+        self.ask(QUESTION_LIMIT, move |connection| reader::last_round(connection, before)).await
     }
 
     /// Findings that stood at any moment of that time, the latest first.

@@ -148,15 +148,19 @@ fn moment(ms: i64) -> Timestamp {
     Timestamp::from_millisecond(ms).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
-/// Events of that time, the latest first.
+/// Events of that time, the latest first; all, or only of these kinds.
 pub(super) fn events(
     connection: &Connection,
     from: Timestamp,
     to: Timestamp,
     limit: usize,
+    kinds: &[&str],
 ) -> Result<Vec<PastEvent>, HistoryError> {
+    // Only names of our own stand in the text.
+    let quoted: Vec<String> = kinds.iter().map(|kind| format!("'{kind}'")).collect();
+    let only = if quoted.is_empty() { String::new() } else { format!("AND kind IN ({})", quoted.join(", ")) };
     let sql = format!(
-        "SELECT at_ms, kind, severity, nodes, text, fault FROM events WHERE at_ms >= ? AND at_ms < ?
+        "SELECT at_ms, kind, severity, nodes, text, fault FROM events WHERE at_ms >= ? AND at_ms < ? {only}
          ORDER BY at_ms DESC, rowid DESC LIMIT {limit}"
     );
     let mut statement = connection.prepare(&sql).tried("ask for events")?;
@@ -172,6 +176,23 @@ pub(super) fn events(
     };
     let span = [from.as_millisecond(), to.as_millisecond()];
     statement.query_map(span, row).and_then(Iterator::collect).tried("read events")
+}
+
+/// The newest sample before `before`, from the finest tier that has one.
+pub(super) fn last_round(
+    connection: &Connection,
+    before: Option<Timestamp>,
+) -> Result<Option<Timestamp>, HistoryError> {
+    let before_ms = before.map_or(i64::MAX, Timestamp::as_millisecond);
+    for tier in 0..tier::COUNT {
+        let sql = format!("SELECT max(at_ms) FROM {} WHERE at_ms < ?", tier::table(tier));
+        let found: Option<i64> =
+            connection.query_row(&sql, [before_ms], |row| row.get(0)).tried("look for the last round")?;
+        if let Some(at_ms) = found {
+            return Ok(Some(moment(at_ms)));
+        }
+    }
+    Ok(None)
 }
 
 /// Findings that stood at any moment of that time, the latest first.

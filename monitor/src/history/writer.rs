@@ -136,8 +136,12 @@ impl Writer {
         if outcome.is_err() {
             let _ = self.open.connection.execute_batch("ROLLBACK");
             (self.open.held, self.open.rows, self.open.newest_ms) = (held, rows, newest_ms);
-            self.open.series.retain(|key, _| !self.added_series.contains(key));
-            self.open.names.retain(|name, _| !self.added_names.contains(name));
+            for key in &self.added_series {
+                self.open.series.remove(key);
+            }
+            for name in &self.added_names {
+                self.open.names.remove(name);
+            }
         }
         self.added_series.clear();
         self.added_names.clear();
@@ -153,6 +157,7 @@ impl Writer {
             });
         }
         let mut rows = Vec::with_capacity(record.samples.len());
+        let named_series = self.added_series.len();
         for sample in &record.samples {
             let Some(series) = self.series_id(sample)? else { continue };
             let value = match &sample.value {
@@ -168,6 +173,7 @@ impl Writer {
             };
             rows.push((series, value));
         }
+        self.name_series(named_series)?;
         let mut out = self.open.connection.appender(tier::table(0)).tried("open an appender")?;
         for (series, value) in &rows {
             out.append_row(params![at_ms, series, value]).tried("append a sample")?;
@@ -189,11 +195,21 @@ impl Writer {
             return Ok(None);
         }
         let id = self.open.series.len() as u32 + 1;
-        let insert = "INSERT INTO series VALUES (?, ?, ?, ?)";
-        self.open.connection.execute(insert, params![id, key.0, key.1, key.2]).tried("name a series")?;
         self.added_series.push(key.clone());
         self.open.series.insert(key, id);
         Ok(Some(id))
+    }
+
+    /// Writes the series named since so many were: the first round of many nodes names thousands.
+    fn name_series(&self, known: usize) -> Result<(), HistoryError> {
+        if self.added_series.len() == known {
+            return Ok(());
+        }
+        let mut out = self.open.connection.appender("series").tried("open an appender")?;
+        for key in &self.added_series[known..] {
+            out.append_row(params![self.open.series.get(key), key.0, key.1, key.2]).tried("name a series")?;
+        }
+        out.flush().tried("name series")
     }
 
     fn name_id(&mut self, name: &str) -> Result<Option<u64>, HistoryError> {

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use jiff::Timestamp;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use tokio_util::io::ReaderStream;
 
@@ -92,26 +92,33 @@ async fn events(
     State(shared): State<Arc<Shared>>,
     asked: Result<UrlQuery<SpanAsked>, QueryRejection>,
 ) -> Response {
-    let (from, to, limit) = match asked.map_err(|e| e.body_text()).and_then(|asked| asked.read()) {
-        Ok(asked) => asked,
-        Err(why) => return wrong(why),
-    };
-    match shared.history.events(from, to, limit).await {
-        Ok(events) => Json(serde_json::json!({ "from": from, "to": to, "events": events })).into_response(),
-        Err(error) => failed(&error),
-    }
+    listed("events", asked, |from, to, limit| async move { shared.history.events(from, to, limit).await })
+        .await
 }
 
 async fn findings(
     State(shared): State<Arc<Shared>>,
     asked: Result<UrlQuery<SpanAsked>, QueryRejection>,
 ) -> Response {
+    listed("findings", asked, |from, to, limit| async move { shared.history.findings(from, to, limit).await })
+        .await
+}
+
+/// The answer that lists, under `key`, what `ask` finds in the time asked for.
+async fn listed<T: Serialize, F>(
+    key: &str,
+    asked: Result<UrlQuery<SpanAsked>, QueryRejection>,
+    ask: impl FnOnce(Timestamp, Timestamp, usize) -> F,
+) -> Response
+where
+    F: Future<Output = Result<Vec<T>, HistoryError>>,
+{
     let (from, to, limit) = match asked.map_err(|e| e.body_text()).and_then(|asked| asked.read()) {
         Ok(asked) => asked,
         Err(why) => return wrong(why),
     };
-    match shared.history.findings(from, to, limit).await {
-        Ok(found) => Json(serde_json::json!({ "from": from, "to": to, "findings": found })).into_response(),
+    match ask(from, to, limit).await {
+        Ok(found) => Json(serde_json::json!({ "from": from, "to": to, key: found })).into_response(),
         Err(error) => failed(&error),
     }
 }

@@ -121,7 +121,7 @@ fn summary(seen: &Seen, reigns: &[&Reign], range: SignedDuration) -> String {
     let known = seen.chronicle.led_since.map_or(0.0, |since| seconds_between(since, seen.snapshot.at));
     let asked = range.as_secs_f64();
     let over = if known < asked {
-        format!("since this monitor started, {} ago", Span(known.round()))
+        format!("in the {} that are known", Span(known.round()))
     } else {
         format!("in the last {}", Span(asked))
     };

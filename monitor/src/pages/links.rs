@@ -14,16 +14,31 @@ const STEP: f64 = 5.0;
 /// Silent links that the sentence names.
 const NAMED_SILENT: usize = 3;
 
+/// Nodes that the matrix shows; of more, it shows voters.
+const MAX_SHOWN: usize = 16;
+
 /// The matrix.
 pub(super) fn links(snapshot: &ClusterSnapshot) -> Links {
-    let rows = snapshot.nodes.iter().map(|from| LinkRow {
+    let shown = shown(snapshot);
+    let rows = shown.iter().map(|from| LinkRow {
         from: from.name().to_owned(),
-        cells: snapshot.nodes.iter().map(|to| cell(snapshot, from, to)).collect(),
+        cells: shown.iter().map(|to| cell(snapshot, from, to)).collect(),
     });
     Links {
         summary: summary(snapshot),
         rows: rows.collect(),
-        columns: snapshot.nodes.iter().map(|n| n.name().to_owned()).collect(),
+        columns: shown.iter().map(|n| n.name().to_owned()).collect(),
+    }
+}
+
+/// The nodes whose links are shown.
+pub(super) fn shown(snapshot: &ClusterSnapshot) -> Vec<&NodeView> {
+    match snapshot.nodes.len() > MAX_SHOWN {
+        true => {
+            let voters = snapshot.nodes.iter().filter(|node| snapshot.is_voter(node.name()));
+            voters.take(MAX_SHOWN).collect()
+        }
+        false => snapshot.nodes.iter().collect(),
     }
 }
 
@@ -109,6 +124,18 @@ mod tests {
         });
         let cut = links(&snapshot);
         assert_ne!(cut.summary.tone, Tone::Good);
+    }
+
+    #[test]
+    fn of_many_nodes_the_voters_are_shown() {
+        let (snapshot, _) = Scene::new(40).round(|a| {
+            for n in 1..=40 {
+                a.report(n).status.voters.truncate(5);
+            }
+        });
+        let shown = links(&snapshot);
+        assert_eq!((shown.columns.len(), shown.rows.len(), shown.rows[0].cells.len()), (5, 5, 5));
+        assert_eq!(snapshot.links.len(), 40 * 39, "what nodes say of one another is all there");
     }
 
     #[test]

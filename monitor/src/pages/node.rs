@@ -17,7 +17,7 @@ const SHOWN_FACTS: usize = 24;
 pub(super) fn page(seen: &Seen, node: &NodeView) -> Node {
     let snapshot = &seen.snapshot;
     let concerned = seen.findings.iter().filter(|f| f.nodes.iter().any(|n| n == node.name()));
-    let others = snapshot.nodes.iter().filter(|to| to.address != node.address);
+    let others = links::shown(snapshot).into_iter().filter(|to| to.address != node.address);
     let report = node.report.as_ref();
     Node {
         row: table::row(snapshot, node),

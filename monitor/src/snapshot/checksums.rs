@@ -93,7 +93,7 @@ fn marks(report: &Report) -> Marks<'_> {
 }
 
 /// Among more reporting nodes than this, each is compared with one of them instead of with all.
-const MAX_PAIRED_NODES: usize = 64;
+const MAX_PAIRED_NODES: usize = 16;
 
 /// Every pair of reporting nodes, compared; among very many, each with `reference`.
 pub(super) fn compare_all(nodes: &[NodeView], reference: Option<&str>) -> Vec<PairComparison> {

@@ -13,6 +13,9 @@ use api::cluster::{HealthStatus, Role};
 /// well under one.
 const LEADERLESS_CRITICAL_SECONDS: f64 = 3.0;
 
+/// Nodes that the sentence names one by one.
+const MAX_CLAUSES: usize = 7;
+
 /// The sentence and its severity, given what the detectors found: nothing is called healthy while
 /// something is known to be wrong with it.
 pub(super) fn judge(snapshot: &ClusterSnapshot, findings: &[Finding]) -> (String, Severity) {
@@ -134,12 +137,18 @@ fn is_healthy(node: &NodeView) -> bool {
     node.takes_part() && node.report.as_ref().is_some_and(|r| r.health.status == HealthStatus::Ok)
 }
 
-/// A clause for each node that is not healthy, most of them at the most.
+/// A clause for each node that is not healthy, up to a number.
 fn exceptions(snapshot: &ClusterSnapshot) -> Vec<String> {
     let mut clauses: Vec<String> = Vec::new();
+    let mut more = 0_usize;
     for node in snapshot.nodes.iter().filter(|n| !is_healthy(n)) {
+        if clauses.len() == MAX_CLAUSES {
+            more += 1;
+            continue;
+        }
         let name = node.name();
         clauses.push(match (&node.state, &node.report) {
+            (_, None) if node.stopped_at.is_some() => format!("{name} stopped on purpose"),
             (NodeState::Down { .. }, _) => format!("{name} down"),
             (_, None) => format!("{name} unknown"),
             (_, Some(report)) if !node.takes_part() => format!("{name} {}", report.status.role),
@@ -148,6 +157,9 @@ fn exceptions(snapshot: &ClusterSnapshot) -> Vec<String> {
             (_, Some(report)) if snapshot.leader.is_none() && report.status.role != Role::Leader => continue,
             (_, Some(_)) => format!("{name} degraded"),
         });
+    }
+    if more > 0 {
+        clauses.push(format!("and {more} more"));
     }
     clauses
 }

@@ -51,6 +51,7 @@ pub fn healthy(n: usize, of: usize, leader: usize, term: u64, at: Timestamp) -> 
         match_index: (n == leader).then_some(applied),
         clock_offset_ms: Some(1),
         error: None,
+        goodbye: None,
     });
     let newest = applied / 256 * 256;
     let checkpoints = (0..8).rev().filter_map(|back| newest.checked_sub(back * 256)).filter(|i| *i > 0);
@@ -87,6 +88,8 @@ pub fn healthy(n: usize, of: usize, leader: usize, term: u64, at: Timestamp) -> 
             pid: 4_000 + n as u32,
             boot_nonce: format!("boot-{n}"),
             leader_changes: 1,
+            elections: Some(1),
+            forced_handovers: 0,
             warnings: Vec::new(),
         },
         health: Health {

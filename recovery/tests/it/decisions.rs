@@ -78,6 +78,18 @@ impl Daemon {
     }
 }
 
+/// Who is stopped on purpose is not started again behind the operator's back, until its time is over.
+#[test]
+fn a_node_that_said_goodbye_is_left_alone_for_its_grace() {
+    let mut daemon = Daemon::new();
+    let stopped = || [well("n1"), NodeView { pardoned: true, ..dead() }, well("n3")];
+    for second in 1..10 {
+        assert!(daemon.starts(second * 1_000, stopped()).is_empty());
+    }
+    assert!(daemon.starts(10_000, n2_dead()).is_empty(), "one round proves nothing");
+    assert_eq!(daemon.starts(11_000, n2_dead()), ["n2"]);
+}
+
 fn n2_dead() -> [NodeView; 3] {
     [well("n1"), dead(), well("n3")]
 }

@@ -230,7 +230,12 @@ fn a_repair_counts_when_the_node_is_ready_caught_up_and_equal() {
     let with = |change: &dyn Fn(&mut api::cluster::Report), at_ms: u64| {
         let mut mine = report("n2", 100, 8);
         change(&mut mine);
-        let view = NodeView { report: Ok(Box::new(mine)), process: ProcessState::NotAsked, startable: true };
+        let view = NodeView {
+            report: Ok(Box::new(mine)),
+            process: ProcessState::NotAsked,
+            startable: true,
+            pardoned: false,
+        };
         verify::judge(&target(100, 30_000), &look(at_ms, [well("n1"), view, well("n3")]))
     };
     assert!(matches!(with(&|_| {}, 1), Judgement::Repaired(why) if why.contains("checksum equal")));

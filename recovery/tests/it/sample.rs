@@ -50,13 +50,13 @@ pub fn report(node: &str, applied: u64, pid: u32) -> Report {
 /// A node that is well.
 pub fn well(node: &str) -> NodeView {
     let report = Ok(Box::new(report(node, 100, 7)));
-    NodeView { report, process: ProcessState::NotAsked, startable: true }
+    NodeView { report, process: ProcessState::NotAsked, startable: true, pardoned: false }
 }
 
 /// A node whose connection is refused and whose process is as given.
 pub fn refusing(process: ProcessState) -> NodeView {
     let startable = process != ProcessState::NoActuator;
-    NodeView { report: Err(ScrapeFailure::Refused), process, startable }
+    NodeView { report: Err(ScrapeFailure::Refused), process, startable, pardoned: false }
 }
 
 /// A node that is proven dead.
@@ -67,7 +67,7 @@ pub fn dead() -> NodeView {
 /// A node that gives no answer and has no actuator.
 pub fn silent() -> NodeView {
     let report = Err(ScrapeFailure::TimedOut { connected: false, waited_ms: 500 });
-    NodeView { report, process: ProcessState::NoActuator, startable: false }
+    NodeView { report, process: ProcessState::NoActuator, startable: false, pardoned: false }
 }
 
 /// A look at `n1`, `n2` and `n3`.

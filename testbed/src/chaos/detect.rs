@@ -76,7 +76,8 @@ pub async fn run(arguments: Arguments) -> Result<(), Error> {
     judge(&outcomes)
 }
 
-fn choose(only: &[String]) -> Result<Vec<Failure>, Error> {
+/// The failures of these names; all without any.
+pub(super) fn choose(only: &[String]) -> Result<Vec<Failure>, Error> {
     let known: Vec<&str> = FAILURES.iter().map(|failure| failure.kind).collect();
     if let Some(other) = only.iter().find(|kind| !known.contains(&kind.as_str())) {
         return Err(Error::Setting(format!("--only {other}: what can be made is {}", known.join(", "))));
@@ -91,7 +92,7 @@ fn ours(firing: Named) -> Named {
 }
 
 /// Lets the daemon mend what is left of the failure before, and waits until nothing is found.
-async fn calm(patient: &Patient) -> Result<(), Error> {
+pub(super) async fn calm(patient: &Patient) -> Result<(), Error> {
     patient.brake(false).await?;
     wait::until("the cluster to be calm", LIMIT, || async {
         let (findings, alerts) = (patient.findings().await?, ours(patient.firing().await?));

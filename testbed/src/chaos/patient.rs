@@ -65,6 +65,11 @@ impl Patient {
         format!("http://127.0.0.1:{}{path}", self.whole.layout().monitor_port())
     }
 
+    /// Where the monitor shows the whole of its last round.
+    pub fn cluster_url(&self) -> String {
+        self.monitor_url("/api/cluster")
+    }
+
     /// Every finding of the monitor, as it tells it.
     pub async fn anomalies(&self) -> Result<Vec<Value>, String> {
         let answer: Value = wait::get(&self.http, &self.monitor_url("/api/anomalies")).await?;

@@ -17,6 +17,7 @@ use api::Client;
 use api::task::{CommandConfig, CommandLine, MAX_PRIORITY, NewTask, Requirements};
 use input::Chosen;
 use junit::{Junit, Run};
+use otlp::context::{TRACEPARENT_VARIABLE, Traceparent};
 use quote::Template;
 use screen::{Counts, Screen};
 use send::Job;
@@ -43,7 +44,8 @@ const LISTED_FAILURES: usize = 1000;
 /// The tasks run in the present directory and are not retried unless --max-retries says so: a test
 /// that fails once should be seen to fail. Exit code with --wait: 0 all completed; 1 a task failed
 /// or was cancelled; 2 it could not be told. Blank lines are skipped; with a template that runs
-/// pytest, so is the summary at the end of `pytest --collect-only -q`.
+/// pytest, so is the summary at the end of `pytest --collect-only -q`. The variable TRACEPARENT, where
+/// it is set, goes with the tasks.
 ///
 /// Example: pytest --collect-only -q | coordinator submit --template 'pytest {}' --wait --junit results.xml
 #[derive(Debug, clap::Args)]
@@ -101,6 +103,12 @@ pub struct SubmitCommand {
     /// Give up when no coordinator has answered for so many seconds.
     #[arg(long, default_value_t = 120, value_name = "SECONDS")]
     pub give_up_seconds: u64,
+}
+
+/// What is submitted belongs to the trace that this process was started in, if it was told one.
+fn in_callers_trace(client: &Client) -> Client {
+    let told = std::env::var(TRACEPARENT_VARIABLE).ok().filter(|text| Traceparent::parse(text).is_some());
+    told.map_or_else(|| client.clone(), |place| client.with_traceparent(place.trim()))
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -264,8 +272,9 @@ impl SubmitCommand {
             }
         };
         let begun = Begun { run_id, at: jiff::Timestamp::now(), started: Instant::now() };
+        let traced = in_callers_trace(client);
         let sent = tokio::select! {
-            sent = send::send(client, &jobs, give_up, remark) => sent,
+            sent = send::send(&traced, &jobs, give_up, remark) => sent,
             _ = tokio::signal::ctrl_c() => {
                 return Err(CliError::CouldNotTell(format!(
                     "interrupted; some tasks of {run_id} may be submitted. {}", how_to_go_on(run_id))));
