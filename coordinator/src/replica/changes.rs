@@ -206,7 +206,9 @@ mod tests {
         replica.change_members(&change.to_raft(), 7).unwrap();
         let own = replica.turn().writes.last().unwrap().number;
         // The others have it before this replica's own disk does.
-        [1, 3].map(|peer| replica.step(answer(MessageType::MsgAppendResponse, peer, 2)));
+        for peer in [1, 3] {
+            replica.step(answer(MessageType::MsgAppendResponse, peer, 2));
+        }
         let turn = replica.turn();
         let told = turn.send.iter().filter(|m| m.get_msg_type() == MessageType::MsgAppend && m.commit == 2);
         assert_eq!(told.count(), 2, "the others are told");
