@@ -16,6 +16,7 @@ pub mod cluster;
 pub mod dashboards;
 pub mod down;
 pub mod error;
+pub mod forge;
 pub mod judge;
 pub mod layout;
 pub mod links;

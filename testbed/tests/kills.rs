@@ -40,6 +40,8 @@ fn acked_write_survives_leader_loss() {
         cluster.start_worker("zone=b", 4).await.unwrap();
         let writers = Writers::start(&cluster.addresses(), WRITERS, PACE, judge::task).unwrap();
 
+        await_progress(&writers, 0).await;
+        end_with_what_it_alone_has(&mut cluster).await;
         for kill in 1..=KILLS {
             await_progress(&writers, kill).await;
             // Every other kill goes to the leader, the rest to anybody.
@@ -65,6 +67,35 @@ fn acked_write_survives_leader_loss() {
 
         judge_all(&cluster, &told).await;
     });
+}
+
+/// The others stand still while clients go on writing to the leader, which then ends for ever with what
+/// it took: a leader that answered before a majority had it would have lost it by now.
+async fn end_with_what_it_alone_has(cluster: &mut Cluster) {
+    let leader = cluster.leader(READY_LIMIT).await.unwrap();
+    let others: Vec<usize> = (0..NODES).filter(|i| *i != leader).collect();
+    others.iter().for_each(|index| assert!(cluster.pause(*index)));
+    // Without them it steps down; until then it takes what it is asked.
+    let alone = wait::until("the lonely leader to step down", READY_LIMIT, || async {
+        let status = cluster.status(leader).await?;
+        if status.role == api::cluster::Role::Leader { Err("it leads".to_owned()) } else { Ok(status) }
+    });
+    let alone = alone.await.unwrap();
+    assert!(alone.last_log_index > alone.commit_index, "it took something that nobody else has: {alone:?}");
+    cluster.kill9(leader);
+    others.iter().for_each(|index| assert!(cluster.resume(*index)));
+    wait::until("another leader", READY_LIMIT, || async {
+        for index in &others {
+            if cluster.status(*index).await?.role == api::cluster::Role::Leader {
+                return Ok(());
+            }
+        }
+        Err("none of the others leads".to_owned())
+    })
+    .await
+    .unwrap();
+    cluster.start_node(leader).unwrap();
+    cluster.wait_ready(leader, READY_LIMIT).await.unwrap();
 }
 
 /// A paused leader must lose its office, and what it acknowledged must stay.

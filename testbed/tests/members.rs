@@ -345,6 +345,67 @@ fn rolling_reboot_keeps_quorum() {
     });
 }
 
+/// Lesson 23 with the cleanup of dead members on: of five, two are away for longer than the
+/// stabilisation time, and nobody goes, since one more could then not be lost. When one is back the
+/// other goes; the rest reboot one by one. Writes go on all the time.
+#[test]
+fn a_dead_member_is_taken_out_only_where_a_spare_is_left() {
+    const STABLE_MS: u64 = 60_000;
+    runtime().block_on(async {
+        let mut cluster = Cluster::start(5).await.unwrap();
+        let cleanup = json!({"dead_node_cleanup_seconds": STABLE_MS / 1000});
+        cluster.reconfigure_all(&cleanup).await.unwrap();
+        let leader = cluster.leader(READY_LIMIT).await.unwrap();
+        let (dead, away) = ((leader + 1) % 5, (leader + 2) % 5);
+        let writers = Writers::start(&cluster.addresses(), 2, PACE, noop).unwrap();
+        cluster.kill9(dead);
+        cluster.kill9(away);
+        // Both silent for longer than the time, by the leader's own count, and both still voters.
+        wait::until("two nodes to be away for long", 2 * LIMIT, || async {
+            let seen = members(&cluster).await?;
+            let voters = seen.members.iter().filter(|m| m.voter).count();
+            assert_eq!(voters, 5, "with two away nobody may go: {:?}", seen.members);
+            let silent = |index: usize| {
+                let member = seen.members.iter().find(|m| m.node_id == cluster.place(index).id);
+                member.and_then(|m| m.last_contact_ms).unwrap_or(0)
+            };
+            match silent(dead).min(silent(away)) > STABLE_MS + 5_000 {
+                true => Ok(()),
+                false => Err(format!("{} ms", silent(dead).min(silent(away)))),
+            }
+        })
+        .await
+        .unwrap();
+        let before = writers.acknowledged();
+        cluster.start_node(away).unwrap();
+        let mut left: Vec<usize> = (0..5).filter(|i| *i != dead).collect();
+        await_voters(&cluster, &left).await;
+        cluster.wait_ready(away, READY_LIMIT).await.unwrap();
+        // Four voters, all up: one may be away at a time, and nobody is taken for dead.
+        left.rotate_left(1);
+        for index in &left {
+            cluster.stop_node(*index).unwrap();
+            let goal = writers.acknowledged() + 20;
+            wait::until("writes while one of four reboots", LIMIT, || async {
+                let now = writers.acknowledged();
+                if now >= goal { Ok(()) } else { Err(format!("{now} of {goal}")) }
+            })
+            .await
+            .unwrap();
+            cluster.start_node(*index).unwrap();
+            cluster.wait_ready(*index, READY_LIMIT).await.unwrap();
+            await_voters(&cluster, &left).await;
+        }
+        assert!(writers.acknowledged() > before);
+        let told = writers.finish().await;
+        judge(&cluster, &told).await;
+        testbed::judge::await_equal(&cluster, &left).await.unwrap();
+        // Who was taken out is told so, whenever it comes back.
+        cluster.start_node(dead).unwrap();
+        await_role(&cluster, dead, Role::Removed).await;
+    });
+}
+
 /// Lesson 2: equal ports on several hosts, and a list that names the node itself under another
 /// name, must not make a node count its own vote twice.
 #[test]

@@ -136,3 +136,46 @@ fn one_dead_and_one_wiped_stops_writes_and_recover_quorum_begins_anew() {
         assert_eq!(kept, 1, "the old log is kept");
     });
 }
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let (from, to) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
+        match from.is_dir() {
+            true => copy(&from, &to),
+            false => assert!(std::fs::copy(&from, &to).is_ok(), "{}", from.display()),
+        }
+    }
+}
+
+/// Two survivors whose logs are laid out alike, byte for byte, and of which one ends in a later term: each
+/// is told with its own end, whichever is looked at first.
+#[test]
+fn survivors_whose_logs_look_alike_are_told_apart() {
+    runtime().block_on(async {
+        let mut cluster = Cluster::start(1).await.unwrap();
+        let client = cluster.client().unwrap();
+        for number in 0..20 {
+            let task = json!({"task_id": format!("task-{number}"), "type": "noop"});
+            let _: Value = client.post("/api/tasks", &task, Repeat::Idempotent).await.unwrap();
+        }
+        cluster.kill9(0);
+        let (first, second) = (cluster.place(0).data_dir.clone(), cluster.folder().join("second"));
+        copy(&first, &second);
+        testbed::forge::newest_term(&second.join("raft")).unwrap();
+        let (first, second) = (first.display().to_string(), second.display().to_string());
+        for order in [[&first, &second], [&second, &first]] {
+            let arguments = ["--data-dir", order[0], "--data-dir", order[1]];
+            let (output, said) = recover(&[&arguments[..], &["--json"]].concat()).await;
+            assert!(output.status.success(), "{said}");
+            let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+            let term = |dir: &str| {
+                let all = told["survivors"].as_array().unwrap();
+                all.iter().find(|s| s["data_dir"] == dir).unwrap()["last_term"].as_u64().unwrap()
+            };
+            assert_eq!(term(&second), term(&first) + 1, "{said}");
+            let (_, said) = recover(&arguments).await;
+            assert!(said.contains(&format!("--data-dir {second} --found")), "{said}");
+        }
+    });
+}

@@ -53,6 +53,11 @@ fn node(config: &Config, found: &mut Findings) {
         found.fault("node_id", "must have 1 to 128 characters, none of them a space, comma, slash or =");
     } else if let Some(why) = name::fault(id, 128) {
         found.fault("node_id", why);
+    } else if !id
+        .rsplit_once('-')
+        .is_some_and(|(_, n)| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+    {
+        found.note("node_id", format!("is {id}; a name and a number, as in node-1, are usual"));
     }
     if config.host.is_empty() {
         found.fault("host", "must not be empty");

@@ -212,6 +212,7 @@ fn timers_outside_the_recommended_ranges_are_warned_of() {
 #[test]
 fn what_is_unusual_is_noted() {
     for (key, changes, says) in [
+        ("node_id", json!({"node_id": "first"}), "a name and a number"),
         ("port", json!({"port": 9000}), "8080 to 8089"),
         ("snapshot_threshold", json!({"snapshot_threshold": 500}), "1000 to 10000"),
         ("max_log_size", json!({"max_log_size": 5000}), "10000 to 100000"),

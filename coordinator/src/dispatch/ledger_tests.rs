@@ -153,7 +153,15 @@ fn new_leader_keeps_leases() {
     heard.heard("w", &[1], 100_000 + TAKEOVER - 100);
     assert_eq!(heard.overdue(&live, &all, 100_000 + TAKEOVER, 0), Overdue::default());
     let overdue = ledger.overdue(&live, &all, 100_000 + TAKEOVER, 0);
-    assert_eq!(overdue, Overdue { leases: Vec::new(), workers: all });
+    assert_eq!(overdue, Overdue { leases: Vec::new(), workers: all.clone() });
+
+    // Where leases are short and workers may be silent for long, nobody is given up with the leases.
+    let limits = Limits { lease_ttl_ms: 1_000, worker_lost_ms: LOST, ..Limits::default() };
+    let mut ledger = Ledger::open(4, 100_000, Timing::new(&limits, ELECTION));
+    ledger.see(&live, 100_000);
+    let overdue = ledger.overdue(&live, &all, 100_000 + LOST, 0);
+    assert_eq!(overdue.workers, [""; 0], "unheard is not silent");
+    assert_eq!(ledger.overdue(&live, &all, 100_001 + LOST, 0).workers, all);
 }
 
 #[test]

@@ -5,7 +5,8 @@
 //!   which only peers are served and everybody else is told to come again (503), so that a crowd
 //!   of clients can't keep nodes from one another. Beyond that, connections are closed unread.
 //! - The TLS handshake and the head of a request each have [`HEAD_LIMIT`]; an idle connection is
-//!   kept for [`IDLE_LIMIT`], longer than our clients keep theirs.
+//!   kept for [`IDLE_LIMIT`], longer than our clients keep theirs. Who began a head is told (408).
+//! - A client that reads nothing of its answer for [`WRITE_LIMIT`] is cut off: its place is another's.
 //! - A head has at most [`MAX_HEADERS`] fields and [`MAX_HEAD_BYTES`].
 
 use super::access::CertifiedPeer;
@@ -37,6 +38,8 @@ pub const RESERVE: usize = 64;
 pub const HEAD_LIMIT: Duration = Duration::from_secs(10);
 /// How long a connection may be idle between two requests.
 pub const IDLE_LIMIT: Duration = Duration::from_secs(120);
+/// How long a client may read nothing while its answer waits.
+pub const WRITE_LIMIT: Duration = Duration::from_secs(60);
 /// The most fields of a head.
 pub const MAX_HEADERS: usize = 100;
 /// The largest head.
@@ -142,13 +145,13 @@ async fn connection(
     stop: CancellationToken,
 ) {
     let Some(tls) = tls else {
-        return speak(tcp, place, router, Traits { certified: false, head_limit: HEAD_LIMIT }, stop).await;
+        return speak(tcp, place, router, Traits::of(false), stop).await;
     };
     match tokio::time::timeout(HEAD_LIMIT, tls.acceptor().accept(tcp)).await {
         Ok(Ok(stream)) => {
             // The verifier took it, so it is signed by `ca_path`.
             let certified = stream.get_ref().1.peer_certificates().is_some();
-            speak(stream, place, router, Traits { certified, head_limit: HEAD_LIMIT }, stop).await;
+            speak(stream, place, router, Traits::of(certified), stop).await;
         }
         Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
         Err(_) => tracing::debug!("a TLS handshake took too long"),
@@ -160,6 +163,13 @@ async fn connection(
 struct Traits {
     certified: bool,
     head_limit: Duration,
+    write_limit: Duration,
+}
+
+impl Traits {
+    const fn of(certified: bool) -> Traits {
+        Traits { certified, head_limit: HEAD_LIMIT, write_limit: WRITE_LIMIT }
+    }
 }
 
 async fn speak<S>(stream: S, place: Place, router: Router, traits: Traits, stop: CancellationToken)
@@ -172,6 +182,9 @@ where
         phase: Arc::clone(&phase),
         head_limit: traits.head_limit,
         deadline: Some(Box::pin(tokio::time::sleep(traits.head_limit))),
+        begun: false,
+        write_limit: traits.write_limit,
+        unread: None,
     };
     // The upgraded connection outlives this task: the place goes with it.
     let place = Arc::new(place);
@@ -229,16 +242,55 @@ const WAITING: u8 = 0;
 const SERVING: u8 = 1;
 const UPGRADED: u8 = 2;
 
+/// What a client is told whose head came too slowly, as it goes over the wire.
+fn too_slow(limit: Duration) -> Vec<u8> {
+    let why = format!("the head of the request was not complete after {} s", limit.as_secs_f64());
+    let problem = api::Problem::new(ErrorCode::RequestTimeout, why);
+    let body = serde_json::to_string(&problem).unwrap_or_default();
+    let head = "HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-type";
+    let kind = super::problem::PROBLEM_JSON;
+    format!("{head}: {kind}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes()
+}
+
+fn timed_out<T>(why: &'static str) -> Poll<std::io::Result<T>> {
+    Poll::Ready(Err(std::io::Error::new(std::io::ErrorKind::TimedOut, why)))
+}
+
 /// A stream that gives a client `head_limit` for each head, from its first byte (the first head:
-/// from the beginning of the connection).
+/// from the beginning of the connection), and `write_limit` for taking something of its answer.
 struct Paced<S> {
     stream: S,
     phase: Arc<AtomicU8>,
     head_limit: Duration,
     deadline: Option<Pin<Box<tokio::time::Sleep>>>,
+    /// Something of the head has come.
+    begun: bool,
+    write_limit: Duration,
+    /// Since when the client takes nothing.
+    unread: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
+impl<S> Paced<S> {
+    /// Ends a write that goes on for too long.
+    fn within<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        written: Poll<std::io::Result<T>>,
+    ) -> Poll<std::io::Result<T>> {
+        if written.is_ready() {
+            self.unread = None;
+            return written;
+        }
+        let limit = self.write_limit;
+        let over = self.unread.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        if over.as_mut().poll(context).is_pending() {
+            return Poll::Pending;
+        }
+        timed_out("the client does not read its answer")
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Paced<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -247,18 +299,23 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
         let filled = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
         if self.phase.load(Ordering::Acquire) != WAITING {
-            self.deadline = None;
+            (self.deadline, self.begun) = (None, false);
             return read;
         }
-        if read.is_ready() && buffer.filled().len() > filled && self.deadline.is_none() {
-            self.deadline = Some(Box::pin(tokio::time::sleep(self.head_limit)));
+        if read.is_ready() && buffer.filled().len() > filled {
+            self.begun = true;
+            let limit = self.head_limit;
+            self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
         }
         let over = self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(context).is_ready());
         if over && read.is_pending() {
-            return Poll::Ready(Err(std::io::Error::new(
-                std::io::ErrorKind::TimedOut,
-                "the head came too slowly",
-            )));
+            if self.begun {
+                // It fits into what the system buffers; a client that has not read before is not waited for.
+                let answer = too_slow(self.head_limit);
+                let _ = Pin::new(&mut self.stream).poll_write(context, &answer);
+                let _ = Pin::new(&mut self.stream).poll_flush(context);
+            }
+            return timed_out("the head came too slowly");
         }
         read
     }
@@ -270,7 +327,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.within(context, written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
@@ -286,7 +344,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
         context: &mut Context<'_>,
         parts: &[std::io::IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
+        self.within(context, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -403,12 +462,13 @@ mod tests {
     #[tokio::test]
     async fn a_slow_head_is_cut_off_and_an_idle_connection_is_not() {
         let head_limit = Duration::from_millis(200);
+        let traits = Traits { head_limit, ..Traits::of(false) };
         let (mut client, server) = tokio::io::duplex(1024);
         let limit = Limit::new(1);
         let router = Router::new().route("/", get(|| async { "served" }));
         let stop = CancellationToken::new();
         let place = limit.enter().unwrap();
-        let task = tokio::spawn(speak(server, place, router, Traits { certified: false, head_limit }, stop));
+        let task = tokio::spawn(speak(server, place, router, traits, stop));
         let request = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
         client.write_all(request).await.unwrap();
         let mut bytes = vec![0; 1024];
@@ -425,6 +485,31 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         task.await.unwrap();
+        assert_eq!(limit.open(), 0);
+        let mut told = Vec::new();
+        let _ = client.read_to_end(&mut told).await;
+        let told = String::from_utf8_lossy(&told).to_lowercase();
+        assert!(told.starts_with("http/1.1 408") && told.contains("request_timeout"), "{told}");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_its_answer_gives_its_place_back() {
+        let traits = Traits { write_limit: Duration::from_millis(200), ..Traits::of(false) };
+        let (mut client, server) = tokio::io::duplex(1024);
+        let limit = Limit::new(1);
+        let router = Router::new().route("/", get(|| async { "served".repeat(100_000) }));
+        let place = limit.enter().unwrap();
+        let task = tokio::spawn(speak(server, place, router, traits, CancellationToken::new()));
+        client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        // It reads slowly, for longer than the limit in all: that is no reason.
+        let mut bytes = vec![0; 1024];
+        for _ in 0..8 {
+            assert!(client.read(&mut bytes).await.unwrap() > 0);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(limit.open(), 1);
+        // Now it reads no more, and stays.
+        tokio::time::timeout(Duration::from_secs(20), task).await.expect("it is cut off").unwrap();
         assert_eq!(limit.open(), 0);
     }
 }

@@ -4,6 +4,7 @@
 //! - `join`: how a node comes into a cluster that exists.
 //! - `steward`: what the leader does by itself: give votes, raise the machine's version, and take
 //!   dead members out where the config allows it.
+//! - `watch`: PURE. Whether a leader has looked long enough to call a member dead.
 //!
 //! Invariants:
 //! - A node that lost its disk takes its old voter's place in one joint change, and only after
@@ -15,6 +16,7 @@
 pub mod checks;
 pub mod join;
 pub mod steward;
+pub mod watch;
 
 /// A member as the node asked sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,6 +7,7 @@
 
 use super::MemberStanding;
 use super::checks::{self, Promotion};
+use super::watch::Watch;
 use crate::command::Command;
 use crate::config::Config;
 use crate::live::Live;
@@ -27,7 +28,14 @@ const WARN_AGAIN: Duration = Duration::from_secs(600);
 /// Works for as long as the node runs.
 pub fn spawn(node: Node, live: Live) -> tokio::task::JoinHandle<()> {
     tokio::spawn(async move {
-        let mut steward = Steward { node, live, told: String::new(), warned: BTreeMap::new() };
+        let mut steward = Steward {
+            node,
+            live,
+            told: String::new(),
+            warned: BTreeMap::new(),
+            watch: Watch::default(),
+            began: Instant::now(),
+        };
         loop {
             tokio::time::sleep(PAUSE).await;
             steward.round().await;
@@ -42,6 +50,9 @@ struct Steward {
     told: String,
     /// When a forgotten voter was told last, by node id.
     warned: BTreeMap<String, Instant>,
+    /// Since when this node looks, as the leader, who is silent.
+    watch: Watch,
+    began: Instant,
 }
 
 impl Steward {
@@ -50,9 +61,11 @@ impl Steward {
         self.warn_of_forgotten(&members);
         let view = self.node.view();
         if view.role != Role::Leader || !view.leader_ready {
+            self.watch.rest();
             return;
         }
-        let outcome = self.lead(&members).await;
+        let knows_silence = self.watch.look(self.began.elapsed().as_millis() as u64);
+        let outcome = self.lead(&members, knows_silence).await;
         let told = outcome.err().unwrap_or_default();
         if told != self.told && !told.is_empty() {
             tracing::info!(why = %told, "a change of the members waits");
@@ -61,7 +74,7 @@ impl Steward {
     }
 
     /// At most one change a round; the error says what waits, and for what.
-    async fn lead(&self, members: &[MemberStanding]) -> Result<(), String> {
+    async fn lead(&self, members: &[MemberStanding], knows_silence: bool) -> Result<(), String> {
         let present = self.node.machine().version();
         let versions: Option<Vec<u32>> = members.iter().map(|m| m.machine_version).collect();
         if let Some(to) = versions.and_then(|known| rise_due(present, known)) {
@@ -78,6 +91,7 @@ impl Steward {
         let after_seconds = self.live.config().dead_node_cleanup_seconds;
         let after_ms = after_seconds.saturating_mul(1000);
         if after_ms > 0
+            && knows_silence
             && let Some(dead) = checks::dead_member(members, after_ms)
         {
             let name = name_of(members, dead);

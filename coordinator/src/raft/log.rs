@@ -21,6 +21,7 @@ use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft_engine::{Command, Config, Engine, LogBatch, MessageExt, ReadableSize, RecoveryMode};
+use std::cell::Cell;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -79,6 +80,16 @@ pub struct WriterProgress {
 #[derive(Clone)]
 pub struct RaftLog {
     pub(super) engine: Arc<Engine>,
+    /// Which log of this process it is.
+    number: u64,
+}
+
+/// Logs opened by this process.
+static OPENED: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    /// The log that this thread has read; 0 before any.
+    static READS: Cell<u64> = const { Cell::new(0) };
 }
 
 impl OlderEntries for RaftLog {
@@ -91,9 +102,11 @@ impl OlderEntries for RaftLog {
         if low >= high {
             return Ok(out);
         }
-        self.engine
-            .fetch_entries_to::<Entries>(GROUP, low, high, Some(max), &mut out)
-            .map_err(|e| format!("reading entries {low}..{high} of the log: {e}"))?;
+        self.reading(|engine| {
+            engine
+                .fetch_entries_to::<Entries>(GROUP, low, high, Some(max), &mut out)
+                .map_err(|e| format!("reading entries {low}..{high} of the log: {e}"))
+        })?;
         Ok(out)
     }
 }
@@ -101,7 +114,30 @@ impl OlderEntries for RaftLog {
 impl RaftLog {
     /// Opens the log in `folder`.
     pub fn open(folder: &Path) -> Result<RaftLog, DataError> {
-        Ok(RaftLog { engine: Arc::new(open_engine(folder)?) })
+        let number = OPENED.fetch_add(1, Ordering::Relaxed) + 1;
+        Ok(RaftLog { engine: Arc::new(open_engine(folder)?), number })
+    }
+
+    /// Reads entries, on a thread that has read no other log.
+    ///
+    /// The engine keeps the block it read last, for each thread, and knows it by the number of its
+    /// file and its place therein: in another log that is laid out alike, it would answer from that.
+    fn reading<T: Send>(&self, read: impl FnOnce(&Engine) -> T + Send) -> T {
+        let had = READS.replace(self.number);
+        if had == 0 || had == self.number {
+            return read(&self.engine);
+        }
+        READS.set(had);
+        std::thread::scope(|scope| {
+            let read = scope.spawn(|| read(&self.engine)).join();
+            read.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// One entry.
+    pub(super) fn entry(&self, index: u64) -> Result<Option<Entry>, String> {
+        let entry = self.reading(|engine| engine.get_entry::<Entries>(GROUP, index));
+        entry.map_err(|e| format!("reading entry {index}: {e}"))
     }
 
     /// What a restart begins with: the sets of the newest snapshot, `founders` where there is none.
@@ -128,9 +164,8 @@ impl RaftLog {
             .unwrap_or_default();
         let last = match self.engine.last_index(GROUP) {
             Some(index) if index > truncated.index => {
-                let entry = self.engine.get_entry::<Entries>(GROUP, index);
-                let entry = entry.map_err(|e| format!("reading entry {index}: {e}"))?;
-                Truncated { index, term: entry.ok_or(format!("entry {index} is missing"))?.term }
+                let entry = self.entry(index)?.ok_or(format!("entry {index} is missing"))?;
+                Truncated { index, term: entry.term }
             }
             _ => truncated,
         };
@@ -448,7 +483,11 @@ mod tests {
     }
 
     fn entry(index: u64) -> LogWrite {
-        let entries = vec![Entry { index, term: 7, data: vec![1; 64].into(), ..Entry::default() }];
+        entry_of(7, index)
+    }
+
+    fn entry_of(term: u64, index: u64) -> LogWrite {
+        let entries = vec![Entry { index, term, data: vec![1; 64].into(), ..Entry::default() }];
         LogWrite { number: index, entries, must_sync: true, ..LogWrite::default() }
     }
 
@@ -482,5 +521,52 @@ mod tests {
         assert_eq!(log_end::look(&file).unwrap(), Ok(2), "the entry with the term, and the term");
         let (_, log) = without_last_record(folder.path(), &file);
         assert_eq!((log.bounds().1, log.recovered(ConfState::default()).unwrap().hard_state), (1, state));
+    }
+
+    #[test]
+    fn two_logs_that_are_laid_out_alike_are_read_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = |name: &str, term: u64| {
+            let folder = folder.path().join(name);
+            std::fs::create_dir(&folder).unwrap();
+            written(&folder, vec![entry_of(term, 1), entry_of(term, 2)]);
+            RaftLog::open(&folder.join("log")).unwrap()
+        };
+        let (one, other) = (log("one", 7), log("other", 8));
+        for _ in 0..2 {
+            for (log, term) in [(&one, 7), (&other, 8)] {
+                assert_eq!(log.recovered(ConfState::default()).unwrap().last, Truncated { index: 2, term });
+                let terms: Vec<u64> = log.page(1, 10).unwrap().iter().map(|entry| entry.term).collect();
+                assert_eq!(terms, [term, term]);
+                assert_eq!(log.fetch(2, 3, 0).unwrap()[0].term, term);
+            }
+        }
+    }
+
+    /// The log's file as this version writes it: a later one must be able to read it.
+    #[test]
+    fn a_log_of_this_version_is_read_as_ever() {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats/log-1.raftlog");
+        if std::env::var_os("HOLDFAST_REWRITE_GOLDEN").is_some() {
+            let folder = tempfile::tempdir().unwrap();
+            let state = HardState { term: 7, vote: 3, commit: 1, ..HardState::default() };
+            let second = LogWrite { hard_state: Some(state), ..entry(2) };
+            let bytes = std::fs::read(written(folder.path(), vec![entry(1), second, entry(3)])).unwrap();
+            let end = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+            std::fs::write(&golden, &bytes[..end]).unwrap();
+        }
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::copy(&golden, folder.path().join("0000000000000001.raftlog")).unwrap();
+        let found = log_end::check(folder.path(), &folder.path().join("quarantine")).unwrap();
+        assert_eq!(found, LogEnd::Whole);
+        let log = RaftLog::open(folder.path()).unwrap();
+        let Recovered { hard_state, last, .. } = log.recovered(ConfState::default()).unwrap();
+        assert_eq!((hard_state.term, hard_state.vote, hard_state.commit), (7, 3, 1));
+        assert_eq!(last, Truncated { index: 3, term: 7 });
+        let page = log.page(1, 10).unwrap();
+        assert!(
+            page.len() == 3 && page.iter().all(|e| e.data.as_ref() == [1; 64] && e.term == 7),
+            "{page:?}"
+        );
     }
 }

@@ -1,6 +1,6 @@
 //! A state of others for a log of one's own: does it fit, and how the log names it.
 
-use super::log::{Entries, GROUP, HARD_STATE_KEY, RaftLog, SNAPSHOT_KEY, TRUNCATED_KEY};
+use super::log::{GROUP, HARD_STATE_KEY, RaftLog, SNAPSHOT_KEY, TRUNCATED_KEY};
 use crate::machine::checksum::chain;
 use crate::replica::{OlderEntries, Recovered};
 use raft::eraftpb::{ConfState, Snapshot};
@@ -13,10 +13,13 @@ impl RaftLog {
     /// Why this log is not the one that left this chain at these indexes (ascending), if so.
     ///
     /// Terms alone do not tell: a damaged or rewritten entry keeps its term. Only what was committed
-    /// here counts; entries of a leader that was deposed may be others.
+    /// here counts; entries of a leader that was deposed may be others. A log with its first entry is
+    /// compared from there, any other from the first of these indexes that lies in it.
     pub fn departs_from(&self, points: &[(u64, u128)]) -> Result<Option<String>, String> {
         let Recovered { hard_state, truncated, last, .. } = self.recovered(ConfState::default())?;
         let committed = hard_state.commit.min(last.index);
+        let beginning = (0, 0);
+        let points: Vec<_> = std::iter::once(beginning).chain(points.iter().copied()).collect();
         for pair in points.windows(2) {
             let [(from, begin), (to, end)] = [pair[0], pair[1]];
             if from < truncated.index || to > committed {
@@ -44,14 +47,13 @@ impl RaftLog {
     }
 
     fn term_of(&self, index: u64) -> Result<u64, String> {
-        let entry = self.engine.get_entry::<Entries>(GROUP, index);
-        let entry = entry.map_err(|e| format!("reading entry {index}: {e}"))?;
-        entry.map(|entry| entry.term).ok_or_else(|| format!("entry {index} is missing"))
+        self.entry(index)?.map(|entry| entry.term).ok_or_else(|| format!("entry {index} is missing"))
     }
 
-    /// Names another state to begin with, in one synced batch. What the log holds behind it stays; a log
-    /// that ends before it, or whose end there was never committed, begins anew behind it. Term and
-    /// vote stay.
+    /// Names another state to begin with, in one synced batch. What the log holds behind it stays, what
+    /// lies before it goes: nobody can vouch for all of it, and it would be sent to a peer that lacks it.
+    /// A log that ends before it, or whose end there was never committed, begins anew behind it. Term
+    /// and vote stay.
     pub fn replace_state(&self, snapshot: &Snapshot) -> Result<(), String> {
         let (index, term) = (snapshot.get_metadata().index, snapshot.get_metadata().term);
         let Recovered { mut hard_state, truncated, last, snapshot: named, .. } =
@@ -77,8 +79,6 @@ impl RaftLog {
             if last.index > truncated.index {
                 batch.add_command(GROUP, Command::Compact { index: last.index + 1 });
             }
-            let bytes = [index.to_be_bytes(), term.to_be_bytes()].concat();
-            batch.put(GROUP, TRUNCATED_KEY.to_vec(), bytes).map_err(failed)?;
         } else if index > truncated.index {
             let own = self.term_of(index)?;
             if own != term {
@@ -86,7 +86,10 @@ impl RaftLog {
                     "entry {index} of the log has term {own}, the new state has {term} there"
                 ));
             }
+            batch.add_command(GROUP, Command::Compact { index: index + 1 });
         }
+        let begins = [index.to_be_bytes(), term.to_be_bytes()].concat();
+        batch.put(GROUP, TRUNCATED_KEY.to_vec(), begins).map_err(failed)?;
         if hard_state.term < term {
             // A term that this node never voted in.
             (hard_state.term, hard_state.vote) = (term, 0);
@@ -101,6 +104,7 @@ impl RaftLog {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::raft::log::Entries;
     use crate::replica::Truncated;
     use raft::eraftpb::{Entry, HardState};
     use std::path::Path;
@@ -134,14 +138,9 @@ mod tests {
         points
     }
 
-    /// On a thread of its own: the engine remembers the blocks it read by thread and place in the log,
-    /// and would take those of one log for another's.
     fn departs(last: u64, commit: u64, other: Option<u64>, at: &[u64]) -> Option<String> {
-        let work = || {
-            let folder = tempfile::tempdir().unwrap();
-            log(folder.path(), last, commit, other).departs_from(&points(at)).unwrap()
-        };
-        std::thread::scope(|scope| scope.spawn(work).join().unwrap())
+        let folder = tempfile::tempdir().unwrap();
+        log(folder.path(), last, commit, other).departs_from(&points(at)).unwrap()
     }
 
     #[test]
@@ -156,7 +155,8 @@ mod tests {
     fn what_was_never_committed_here_may_be_another() {
         assert_eq!(departs(1200, 600, Some(700), &[256, 512, 1024]), None);
         assert_eq!(departs(1200, 1200, Some(1100), &[256, 512, 1024]), None, "behind what they remember");
-        assert_eq!(departs(1200, 1200, Some(5), &[256, 512]), None, "before what they remember");
+        let why = departs(1200, 1200, Some(5), &[256, 512]).unwrap();
+        assert!(why.contains("1 to 256"), "a whole log is compared from its first entry: {why}");
         assert_eq!(departs(100, 100, None, &[256, 512]), None, "the log ends before");
     }
 
@@ -178,7 +178,23 @@ mod tests {
         assert!(committed.replace_state(&named(5)).unwrap_err().contains("has term 3"));
         committed.replace_state(&named(3)).unwrap();
         let after = committed.recovered(ConfState::default()).unwrap();
-        assert_eq!((after.truncated.index, after.last.index), (0, 100), "a log that agrees stays");
+        assert_eq!((after.truncated.index, after.last.index), (80, 100), "what lies behind the state stays");
         assert_eq!((after.hard_state.vote, after.hard_state.commit), (1, 90));
+    }
+
+    #[test]
+    fn nothing_stays_before_a_state_of_others() {
+        let mut snapshot = Snapshot { data: vec![7].into(), ..Snapshot::default() };
+        (snapshot.mut_metadata().index, snapshot.mut_metadata().term) = (80, 3);
+        let folder = tempfile::tempdir().unwrap();
+        let log = log(folder.path(), 100, 90, Some(5));
+        log.replace_state(&snapshot).unwrap();
+        assert_eq!(log.bounds(), (81, 100));
+        assert!(log.page(1, 200).unwrap().iter().all(|entry| entry.index > 80));
+        // At its very end, too.
+        (snapshot.mut_metadata().index, snapshot.data) = (100, vec![8].into());
+        log.replace_state(&snapshot).unwrap();
+        let after = log.recovered(ConfState::default()).unwrap();
+        assert_eq!((after.truncated, after.last), (Truncated { index: 100, term: 3 }, after.truncated));
     }
 }

@@ -142,6 +142,18 @@ fn lease_is_fenced() {
     assert!(is_refused(&log.complete("t", "w1", old), ErrorCode::StaleToken));
     assert_eq!(log.machine.task("t").unwrap().result.unwrap().get(), "\"w2\"");
 
+    // The same worker, given up and back: only the token tells its first attempt from its second.
+    log.submit("again backoff=0");
+    let old = log.assign("again", "w2").unwrap();
+    log.apply(&Command::WorkerLost { worker_id: "w2".into() });
+    log.register("w2");
+    let new = log.assign("again", "w2").unwrap();
+    assert!(
+        is_refused(&log.complete("again", "w2", old), ErrorCode::StaleToken),
+        "its first attempt is over"
+    );
+    assert_eq!(log.complete("again", "w2", new), Reply::Task { state: TaskState::Completed });
+
     let take = |log: &mut Log, holder: &str| {
         log.apply(&Command::NamedLease { name: "repair".into(), holder: holder.into(), ttl_ms: 100 })
     };

@@ -4,6 +4,8 @@
 //! lag=N, replaces=NAME/INCARNATION, unasked); the other lines ask. A block is some lines, `---`,
 //! and what they print. `HOLDFAST_REWRITE_GOLDEN=1` writes what comes out into the scripts.
 
+mod rolling;
+
 use coordinator::members::MemberStanding;
 use coordinator::members::checks::{self, Join, Promotion};
 use coordinator::raft::identity::raft_id;

@@ -3,6 +3,7 @@
 mod chores;
 mod damage;
 mod full_disk;
+mod golden;
 mod history;
 mod kill;
 mod record;

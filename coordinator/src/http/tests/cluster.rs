@@ -32,6 +32,11 @@ async fn lease_is_fenced() {
     let second = take("b", 60_000).await.body;
     assert!(second["epoch"].as_u64() > first["epoch"].as_u64(), "{first} {second}");
     assert_eq!(second["cluster_id"].as_str(), live.app.node.cluster_id().as_deref());
+    // Who held it before may order nothing any more.
+    let order = |epoch: &Value| live.post("/api/admin/verify", json!({"epoch": epoch, "why": "a test"}));
+    assert_eq!(order(&second["epoch"]).await.status, 200);
+    let late = order(&first["epoch"]).await;
+    assert_eq!((late.status.as_u16(), code(&late)), (409, "stale_epoch"));
     live.end().await;
 }
 
