@@ -160,10 +160,9 @@ impl Applier {
 
     fn snapshot_if_due(&self, last: &mut LastSnapshot) -> Result<(), String> {
         let since = self.machine.read().applied_index().saturating_sub(last.index);
-        let wished = since >= self.limits.snapshot_threshold_entries()
-            && last.at.elapsed() >= SNAPSHOT_PAUSE
-            && last.log_bytes * 4 >= last.state_bytes.load(Ordering::Relaxed);
-        match wished || since >= self.limits.max_log_entries() {
+        let limits = (self.limits.snapshot_threshold_entries(), self.limits.max_log_entries());
+        let state_bytes = last.state_bytes.load(Ordering::Relaxed);
+        match due(since, limits, last.at.elapsed(), last.log_bytes, state_bytes) {
             true => self.snapshot(last, None),
             false => Ok(()),
         }
@@ -324,6 +323,20 @@ impl Applier {
     }
 }
 
+/// Is a snapshot due, so many entries and bytes of log after the last one? Not before the threshold, not
+/// more often than once in a while, and not before the log has grown by a quarter of what would be
+/// written; but in any case where the log is as long as it may be.
+fn due(
+    entries: u64,
+    (threshold, most): (u64, u64),
+    since_last: Duration,
+    log_bytes: u64,
+    state_bytes: u64,
+) -> bool {
+    let worth_it = since_last >= SNAPSHOT_PAUSE && log_bytes * 4 >= state_bytes;
+    entries >= threshold && worth_it || entries >= most
+}
+
 /// What writes a cut to a file.
 struct SnapshotThread {
     machine: Arc<RwLock<Machine>>,
@@ -377,5 +390,23 @@ impl SnapshotThread {
         };
         self.writing.store(false, Ordering::Release);
         waiter.map(|waiter| waiter.send(outcome));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_is_due_when_it_is_worth_its_bytes_or_the_log_is_full() {
+        let limits = (1_000, 10_000);
+        let after =
+            |entries, log_bytes, state_bytes| due(entries, limits, SNAPSHOT_PAUSE, log_bytes, state_bytes);
+        assert!(!after(999, 1 << 20, 0), "below the threshold");
+        assert!(after(1_000, 0, 0), "an empty state costs nothing");
+        assert!(!after(9_999, 249, 1_000), "too little was written for so large a state");
+        assert!(after(1_000, 250, 1_000));
+        assert!(!due(9_999, limits, SNAPSHOT_PAUSE - Duration::from_millis(1), 1 << 20, 0), "too soon");
+        assert!(due(10_000, limits, Duration::ZERO, 0, 1 << 40), "the log is as long as it may be");
     }
 }

@@ -204,8 +204,11 @@ mod tests {
         assert_eq!(replica.standing().role, StateRole::Leader);
         let change = MemberChange { steps: vec![MemberStep::Remove(2)], ..MemberChange::default() };
         replica.change_members(&change.to_raft(), 7).unwrap();
-        let own = replica.turn().writes.last().unwrap().number;
-        // The others have it before this replica's own disk does.
+        let removal = replica.turn().writes.last().unwrap().number;
+        // What comes after it is on its way to the disk when it is committed.
+        replica.raw.propose(Vec::new(), Vec::new()).unwrap();
+        let later = replica.turn().writes.last().unwrap().number;
+        replica.on_durable(removal);
         for peer in [1, 3] {
             replica.step(answer(MessageType::MsgAppendResponse, peer, 2));
         }
@@ -214,7 +217,7 @@ mod tests {
         assert_eq!(told.count(), 2, "the others are told");
         assert_eq!(turn.apply.last().unwrap().conf.as_ref().unwrap().state.voters, [1, 3]);
         assert_eq!(replica.standing().role, StateRole::Follower);
-        replica.on_durable(own);
+        replica.on_durable(later);
         persist(&mut replica);
         assert_eq!(replica.standing().place, Place::None);
     }
