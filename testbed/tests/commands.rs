@@ -53,7 +53,7 @@ fn every_command_works_for_people_and_for_programs() {
             (vec!["settings", "get", "unfinished_tasks"], 0, "123456"),
             (vec!["settings", "set", "unfinished_tasks=0"], 1, "unfinished_tasks"),
             (vec!["settings", "set", "nothing=1"], 1, "nothing"),
-            (vec!["snapshot"], 0, "node-3"),
+            (vec!["snapshot"], 0, "BYTES"),
             (vec!["transfer"], 0, "leads (before"),
             (vec!["transfer", "--to", "nobody"], 1, "no voter"),
             (vec!["status", "--coordinators", "nonsense"], 2, "host:port"),
@@ -63,8 +63,9 @@ fn every_command_works_for_people_and_for_programs() {
             assert!(text(&run).contains(says), "{arguments:?}: {}", text(&run));
             if code != 2
                 && arguments[..1] != ["submit"]
-                && !arguments.contains(&"nowhere")
-                && !arguments.contains(&"nobody")
+                && !["nowhere", "nobody", "unfinished_tasks=0", "nothing=1"]
+                    .iter()
+                    .any(|w| arguments.contains(w))
             {
                 let mut arguments = arguments;
                 arguments.push("--json");
