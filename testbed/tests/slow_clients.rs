@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use testbed::binaries::Binaries;
@@ -57,6 +58,17 @@ async fn dawdle(address: String, beginning: &'static str) -> String {
     }
 }
 
+/// One after the other, until it is time to end; gives what the last was told.
+async fn dawdle_on(address: String, beginning: &'static str, end: Arc<AtomicBool>) -> String {
+    loop {
+        let told = dawdle(address.clone(), beginning).await;
+        if end.load(Ordering::Relaxed) {
+            return told;
+        }
+        tokio::time::sleep(PACE).await;
+    }
+}
+
 /// What a new client hears; empty where it is closed unread.
 async fn ask(address: &str) -> String {
     let mut answer = Vec::new();
@@ -92,10 +104,12 @@ fn slow_clients_are_cut_off_by_name_and_the_leader_leads_on() {
         .unwrap();
         let term = cluster.status(witness).await.unwrap().term;
 
+        // Whoever is cut off comes again, so that the places stay taken for as long as we look.
+        let end = Arc::new(AtomicBool::new(false));
         let slow = |count: usize| {
             let one = |at: usize| {
                 let (what, beginning) = BEGINNINGS[at % BEGINNINGS.len()];
-                let told = tokio::spawn(dawdle(address.clone(), beginning));
+                let told = tokio::spawn(dawdle_on(address.clone(), beginning, Arc::clone(&end)));
                 (what, told)
             };
             (0..count).map(one).collect::<Vec<_>>()
@@ -118,6 +132,7 @@ fn slow_clients_are_cut_off_by_name_and_the_leader_leads_on() {
         .unwrap();
 
         // All of them end without a word from us, each by its limit.
+        end.store(true, Ordering::Relaxed);
         for (what, told) in all {
             let told = tokio::time::timeout(LIMIT, told).await;
             let told = told.unwrap_or_else(|_| panic!("{what} is waited for without end")).unwrap();
