@@ -14,7 +14,7 @@ use crate::raft::limits::RaftLimits;
 use crate::raft::publish::Publisher;
 use crate::raft::snapshots::SnapshotName;
 use crate::raft::transport::{Pulse, Transport};
-use crate::replica::{LogWrite, OlderEntries, ProposeRefused, Replica, Tag, Told, Truncated, Turn};
+use crate::replica::{LogWrite, OlderEntries, ProposeRefused, Replica, Tag, Turn, VoterSets};
 use crate::telemetry::traces::entry::Places;
 use crate::telemetry::traces::in_flight::InFlight;
 use crate::telemetry::{ProposalOutcome, ReadOutcome, Telemetry};
@@ -181,6 +181,8 @@ pub(super) struct Waiting {
     gather_until: Instant,
     applied: u64,
     pub(super) ends: HashMap<u64, Pulse>,
+    /// Who votes; looked up once a tick.
+    pub(super) sets: VoterSets,
     pub(super) trouble: Trouble,
     /// This leader is giving leadership away because of its trouble.
     pub(super) handing_over: bool,
@@ -207,6 +209,7 @@ impl<O: OlderEntries> Driver<O> {
             gather_until: Instant::now(),
             applied,
             ends: HashMap::new(),
+            sets: self.replica.voter_sets(),
             trouble: Trouble::default(),
             handing_over: false,
             elections: 0,
@@ -216,7 +219,7 @@ impl<O: OlderEntries> Driver<O> {
             heard_peer: false,
         };
         if self.replica.conf_state().voters == [self.raft_id] {
-            self.compare_ends(&mut waiting);
+            self.compare_ends(&waiting);
             self.replica.campaign();
         }
         let mut next_tick = Instant::now() + TICK;
@@ -226,7 +229,7 @@ impl<O: OlderEntries> Driver<O> {
             next_tick = self.tick(&mut waiting, next_tick);
             self.propose(&mut waiting);
             let turn = self.replica.turn();
-            self.set_pulse(waiting.trouble);
+            self.set_pulse(&waiting);
             self.hand_out(turn, &mut waiting);
             self.publish(&mut waiting);
             self.turns.fetch_add(1, Ordering::Relaxed);
@@ -304,21 +307,7 @@ impl<O: OlderEntries> Driver<O> {
                 waiting.reached(index);
             }
             Input::Unreachable(raft_id) => self.replica.on_unreachable(raft_id),
-            Input::Pulse(raft_id, pulse) => {
-                if pulse.leads {
-                    self.replica.meet_leader(raft_id, pulse.term, pulse.last_index);
-                }
-                let committed = Truncated { index: pulse.commit_index, term: pulse.commit_term };
-                self.replica.learn_commit(committed);
-                if pulse.fetching {
-                    self.replica.on_peer_fetches(raft_id);
-                }
-                if pulse.suspect {
-                    self.replica.meet_suspect(raft_id, pulse.verified_index, pulse.last_index);
-                }
-                waiting.ends.insert(raft_id, pulse);
-                self.compare_ends(waiting);
-            }
+            Input::Pulse(raft_id, pulse) => self.take_pulse(raft_id, pulse, waiting),
             Input::Propose(command, waiter, place) => {
                 waiting.fresh.push(Proposal { command, waiter, since: Instant::now(), place });
             }
@@ -363,6 +352,8 @@ impl<O: OlderEntries> Driver<O> {
         (0..due.min(100)).for_each(|_| self.replica.tick());
         if due > 0 {
             waiting.heard_peer = false;
+            waiting.sets = self.replica.voter_sets();
+            self.compare_ends(waiting);
             self.mind_fitness(waiting);
             self.compact_again(waiting);
         }
@@ -527,27 +518,6 @@ impl<O: OlderEntries> Driver<O> {
         snapshot.saturating_sub(kept).min((self.store_durable)()).min(fetched)
     }
 
-    /// Goes before the turn's messages: a suspect peer must not be told a last index below what
-    /// this leader has sent already.
-    fn set_pulse(&self, trouble: Trouble) {
-        let standing = self.replica.standing();
-        let (end, committed) = (self.replica.log_end(), self.replica.committed());
-        self.transport.set_pulse(Pulse {
-            leads: standing.role == raft::StateRole::Leader,
-            knows_leader: standing.leader != 0,
-            suspect: standing.suspect,
-            term: standing.term,
-            last_index: end.index,
-            last_term: end.term,
-            verified_index: self.replica.verified_index(),
-            commit_index: committed.index,
-            commit_term: committed.term,
-            // The transport knows.
-            fetching: false,
-            trouble,
-        });
-    }
-
     fn publish(&mut self, waiting: &mut Waiting) {
         let standing = self.replica.standing();
         for _ in waiting.elections..self.replica.elections() {
@@ -555,20 +525,11 @@ impl<O: OlderEntries> Driver<O> {
         }
         waiting.elections = self.replica.elections();
         let matched = self.replica.progress();
-        self.publisher.publish(&standing, &matched);
+        self.publisher.publish(&standing, &matched, self.replica.awaited());
         if !waiting.traced.is_empty() {
             let name_of = |peer| self.publisher.name_of(peer);
             waiting.traced.matched(self.telemetry.traces(), self.raft_id, &matched, name_of);
         }
-    }
-
-    /// A suspect without a leader waits until every voter has told its log end.
-    fn compare_ends(&mut self, waiting: &mut Waiting) {
-        let told = |pulse: &Pulse| Told {
-            end: Truncated { index: pulse.last_index, term: pulse.last_term },
-            knows_leader: pulse.leads || pulse.knows_leader,
-        };
-        self.replica.compare_log_ends(|peer| waiting.ends.get(&peer).map(told));
     }
 }
 

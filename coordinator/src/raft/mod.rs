@@ -33,6 +33,7 @@ mod log_replace;
 pub mod lost_state;
 pub mod peer_http;
 pub mod publish;
+mod pulses;
 pub mod recover;
 pub mod roster;
 pub mod routes;

@@ -47,8 +47,21 @@ impl Publisher {
         self.roster.name_of(raft_id)
     }
 
-    /// Publishes a standing; wakes watchers only where role, leader or term changed.
-    pub fn publish(&mut self, standing: &Standing, matched: &[(u64, u64)]) {
+    fn lost_end(&self, awaited: &[u64]) -> String {
+        if awaited.is_empty() {
+            return LOST_END.to_owned();
+        }
+        let name = |id: &u64| self.roster.name_of(*id).unwrap_or_else(|| format!("member {id}"));
+        let names: Vec<String> = awaited.iter().map(name).collect();
+        format!(
+            "the log lost its last record in a crash, nobody leads, and how far the log of {} goes is not \
+             known: start it, or where it is gone for good, see `coordinator recover-quorum`",
+            names.join(", ")
+        )
+    }
+
+    /// Publishes a standing, and whose log ends a suspect waits for; wakes watchers only where role, leader or term changed.
+    pub fn publish(&mut self, standing: &Standing, matched: &[(u64, u64)], awaited: &[u64]) {
         if self.matched != matched {
             self.matched = matched.to_vec();
             self.transport.set_matched(matched);
@@ -76,7 +89,7 @@ impl Publisher {
                 return false;
             }
             let detail = match role {
-                Role::Suspect => Some(LOST_END.to_owned()),
+                Role::Suspect => Some(self.lost_end(awaited)),
                 Role::Joining => Some(CATCHING_UP.to_owned()),
                 _ => None,
             };

@@ -30,6 +30,7 @@ use crate::raft::identity::Member;
 use crate::raft::peer_http::PeerHttp;
 use crate::raft::roster::Roster;
 use crate::raft::snapshots::{SnapshotName, Snapshots};
+use crate::replica::VoterSets;
 use crate::telemetry::{Direction, Telemetry};
 use api::cluster::{Goodbye, PeerStatus};
 use axum::body::Body;
@@ -61,7 +62,7 @@ const SILENCE: Duration = Duration::from_secs(3);
 const GOODBYE: Duration = Duration::from_millis(500);
 
 /// How a node stands, told to every peer ten times a second.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pulse {
     /// True on the leader.
     pub leads: bool,
@@ -85,6 +86,8 @@ pub struct Pulse {
     pub fetching: bool,
     /// What is wrong with it.
     pub trouble: Trouble,
+    /// Who votes, as far as it knows.
+    pub sets: VoterSets,
 }
 
 /// How a peer stands, for those who decide about members.
@@ -344,7 +347,7 @@ impl Transport {
     }
 
     fn handshake(&self) -> String {
-        let pulse = *self.pulse.read();
+        let pulse = self.pulse.read();
         let hello = Handshake {
             cluster_id: self.own.cluster_id.clone(),
             node_id: self.own.member.node_id.clone(),
@@ -652,7 +655,7 @@ impl Transport {
                     }
                     let sent = origin.elapsed().as_nanos() as u64;
                     let fetching = self.fetching.load(Ordering::Acquire);
-                    let pulse = Pulse { fetching, ..*self.pulse.read() };
+                    let pulse = Pulse { fetching, ..self.pulse.read().clone() };
                     let payload = postcard::to_stdvec(&(sent, pulse)).map_err(invalid)?;
                     timeout(SILENCE, writer.write_all(&frame(KIND_PULSE, &payload))).await?;
                 }

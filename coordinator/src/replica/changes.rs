@@ -101,6 +101,7 @@ impl<O: OlderEntries> Replica<O> {
             Ok(state) => ConfOutcome { state: sorted(state), refused: None },
             Err(e) => ConfOutcome { state: self.conf_state(), refused: Some(e.to_string()) },
         };
+        self.sets_index = entry.index;
         self.step_down_if_no_voter();
         Some(outcome)
     }

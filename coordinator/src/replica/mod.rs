@@ -30,7 +30,7 @@ mod transfer;
 
 pub use changes::ConfOutcome;
 pub use log_view::{LogView, OlderEntries, Recovered, Truncated};
-pub use suspicion::Told;
+pub use suspicion::{Told, VoterSets};
 
 use proposals::last_log_ms;
 use raft::eraftpb::{Entry, HardState, Message, MessageType, Snapshot};
@@ -187,6 +187,8 @@ pub struct Replica<O: OlderEntries> {
     proposals: VecDeque<(u64, u64, Tag)>,
     /// Those of them that change the membership.
     changes: BTreeSet<Tag>,
+    /// Index of the last change that was taken over, or of the snapshot that told the sets.
+    sets_index: u64,
     refused: Vec<Tag>,
     /// Reads that wait for the next context.
     new_reads: Vec<Tag>,
@@ -201,6 +203,8 @@ pub struct Replica<O: OlderEntries> {
     /// (log time, monotonic ms) from which this leader counts on.
     lead_since: Option<(u64, u64)>,
     suspect: Option<Suspicion>,
+    /// Voters that have not told their log ends to this suspect.
+    awaited: Vec<u64>,
     /// Index of a snapshot that replaces the log already and the machine not yet. Until then
     /// raft-rs would look for entries that are gone if it campaigned, and end the process.
     installing: Option<u64>,
@@ -278,6 +282,7 @@ impl<O: OlderEntries> Replica<O> {
             applied: config.applied,
             proposals: VecDeque::new(),
             changes: BTreeSet::new(),
+            sets_index: config.applied,
             refused: Vec::new(),
             new_reads: Vec::new(),
             snapshots_sent: BTreeMap::new(),
@@ -286,6 +291,7 @@ impl<O: OlderEntries> Replica<O> {
             last_log_ms,
             lead_since: None,
             suspect,
+            awaited: Vec::new(),
             installing: None,
             silent_ticks: 0,
             unknown: Vec::new(),
@@ -379,7 +385,7 @@ impl<O: OlderEntries> Replica<O> {
             match message.get_msg_type() {
                 MessageType::MsgRequestVote | MessageType::MsgRequestPreVote => {
                     let candidate = Truncated { index: message.index, term: message.log_term };
-                    if suspicion.floor.is_none_or(|floor| behind(candidate, floor)) {
+                    if suspicion.floor.is_none_or(|floor| behind(candidate, floor.end)) {
                         return;
                     }
                 }
@@ -524,6 +530,7 @@ impl<O: OlderEntries> Replica<O> {
         if !ready.snapshot().is_empty() {
             turn.install = Some((ready.number(), ready.snapshot().clone()));
             self.installing = Some(ready.snapshot().get_metadata().index);
+            self.sets_index = ready.snapshot().get_metadata().index;
             self.raw.mut_store().install(ready.snapshot());
         }
         let entries = ready.take_entries();

@@ -15,12 +15,18 @@
 //! If nobody leads (a power loss everywhere), all voters tell their log ends first; then only
 //! who has the best of them may be elected by it. In a joint configuration all of either set are
 //! enough: what is committed under it stands on majorities of both, and so does all that was
-//! committed before it. Who the voters are, a peer may know better: what it says is committed
-//! counts here where the same entry stands. So nobody waits for a member that was taken out.
+//! committed before it.
+//!
+//! Who the voters are, a peer may know better: changes of the membership may be among what was lost.
+//! So the newest sets count that anybody has taken over. Whom they leave out may be gone for good,
+//! and nobody waits for it; whom they add may be the only other one that holds what was lost here.
+//! And what a peer says is committed counts here where the same entry stands.
 
 use super::{OlderEntries, Replica, Truncated};
 use raft::StateRole;
 use raft::eraftpb::{Message, MessageType};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// What a suspect replica still has to see.
 #[derive(Debug, Clone, Copy, Default)]
@@ -30,16 +36,37 @@ pub(super) struct Suspicion {
     /// The last index up to which this log was found to be that of the leader of a term.
     pub(super) verified: Option<(u64, u64)>,
     /// The best log end among all voters, once every one of them has told its own.
-    pub(super) floor: Option<Truncated>,
+    pub(super) floor: Option<Floor>,
+}
+
+/// What a candidate's log must reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Floor {
+    pub(super) end: Truncated,
+    /// Index of the sets whose voters were compared.
+    of_sets: u64,
+}
+
+/// Who votes, by the last change of the membership that was taken over.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VoterSets {
+    /// Index of that change, or of the snapshot that told the sets.
+    pub index: u64,
+    /// The voters.
+    pub voters: Vec<u64>,
+    /// In a joint configuration, the voters before it.
+    pub outgoing: Vec<u64>,
 }
 
 /// What a peer told of itself last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Told {
     /// Its log's durable end.
     pub end: Truncated,
     /// It leads, or knows who does.
     pub knows_leader: bool,
+    /// Who votes, as far as it knows.
+    pub sets: VoterSets,
 }
 
 /// True where log end `a` is behind `b`, as Raft compares logs.
@@ -48,13 +75,18 @@ pub(super) fn behind(a: Truncated, b: Truncated) -> bool {
 }
 
 impl<O: OlderEntries> Replica<O> {
+    /// True while the log's lost end is not made up.
+    pub fn is_suspect(&self) -> bool {
+        self.suspect.is_some()
+    }
+
     /// A suspect campaigns only where its log end is the best of all, and nobody while a
     /// snapshot is being installed.
     pub(super) fn may_campaign(&self) -> bool {
         match self.suspect {
             _ if self.installing.is_some() => false,
             None => true,
-            Some(s) => s.floor.is_some_and(|floor| !behind(self.raw.store().last(), floor)),
+            Some(s) => s.floor.is_some_and(|floor| !behind(self.raw.store().last(), floor.end)),
         }
     }
 
@@ -137,28 +169,48 @@ impl<O: OlderEntries> Replica<O> {
         }
     }
 
+    /// Who votes, for peers that lost a part of their logs.
+    pub fn voter_sets(&self) -> VoterSets {
+        let sets = self.conf_state();
+        VoterSets { index: self.sets_index, voters: sets.voters, outgoing: sets.voters_outgoing }
+    }
+
     /// `told` is what each peer told of itself. Once every voter has, and none knows a leader, the
     /// best of their log ends is the floor below which a suspect neither campaigns nor gives its
     /// vote.
-    pub fn compare_log_ends(&mut self, told: impl Fn(u64) -> Option<Told>) {
+    pub fn compare_log_ends(&mut self, told: &BTreeMap<u64, Told>) {
         if self.suspect.is_none() || self.raw.raft.leader_id != raft::INVALID_ID {
+            self.awaited.clear();
             return;
         }
-        let sets = self.conf_state();
-        let best = self
-            .best_end(&sets.voters, &told)
-            .or_else(|| self.best_end(&sets.voters_outgoing, &told).filter(|_| self.joint()));
-        if let (Some(suspicion), Some(best)) = (&mut self.suspect, best) {
-            suspicion.floor = Some(best);
+        let own = self.voter_sets();
+        let newest = told.values().map(|t| &t.sets).max_by_key(|sets| sets.index);
+        let sets = newest.filter(|sets| sets.index > own.index).unwrap_or(&own);
+        let best = self.best_end(&sets.voters, told).or_else(|| self.best_end(&sets.outgoing, told));
+        let silent = |voter: &u64| *voter != self.config.raft_id && !told.contains_key(voter);
+        self.awaited = match best {
+            Some(_) => Vec::new(),
+            None => sets.voters.iter().copied().filter(silent).collect(),
+        };
+        let Some(suspicion) = &mut self.suspect else { return };
+        match best {
+            Some(end) => suspicion.floor = Some(Floor { end, of_sets: sets.index }),
+            // What was compared says nothing of who was added since.
+            None => suspicion.floor = suspicion.floor.filter(|floor| floor.of_sets >= sets.index),
         }
+    }
+
+    /// Whose log end a suspect without a leader lacks.
+    pub fn awaited(&self) -> &[u64] {
+        &self.awaited
     }
 
     /// The best log end among these voters and this replica; none before all of them have told
     /// theirs, and where one knows a leader.
-    fn best_end(&self, voters: &[u64], told: impl Fn(u64) -> Option<Told>) -> Option<Truncated> {
-        let mut best = self.log_end();
+    fn best_end(&self, voters: &[u64], told: &BTreeMap<u64, Told>) -> Option<Truncated> {
+        let mut best = (!voters.is_empty()).then(|| self.log_end())?;
         for voter in voters.iter().filter(|voter| **voter != self.config.raft_id) {
-            let told = told(*voter).filter(|told| !told.knows_leader)?;
+            let told = told.get(voter).filter(|told| !told.knows_leader)?;
             if behind(best, told.end) {
                 best = told.end;
             }
@@ -318,21 +370,73 @@ mod tests {
                 ..ConfState::default()
             })
         };
-        let end = |index| Told { end: Truncated { index, term: 1 }, knows_leader: false };
-        let without = |gone: u64| move |peer: u64| (peer != gone).then(|| end(4 + peer));
+        let without = |gone: u64| all_but(gone, [1, 3, 4]);
         for (gone, floor) in [(1, 8), (4, 7)] {
             let mut replica = both();
-            replica.compare_log_ends(without(gone));
-            assert_eq!(replica.suspect.unwrap().floor, Some(Truncated { index: floor, term: 1 }));
+            replica.compare_log_ends(&without(gone));
+            assert_eq!(floor_of(&replica), Some(floor));
         }
         let mut replica = both();
-        replica.compare_log_ends(without(3));
-        assert_eq!(replica.suspect.unwrap().floor, None, "3 is in both");
-        replica.compare_log_ends(|peer| Some(Told { knows_leader: peer == 3, ..end(9) }));
-        assert_eq!(replica.suspect.unwrap().floor, None, "3 knows a leader");
+        replica.compare_log_ends(&without(3));
+        assert_eq!(floor_of(&replica), None, "3 is in both");
+        let mut told = without(0);
+        told.get_mut(&3).unwrap().knows_leader = true;
+        replica.compare_log_ends(&told);
+        assert_eq!(floor_of(&replica), None, "3 knows a leader");
         let mut simple = suspect();
-        simple.compare_log_ends(without(1));
-        assert_eq!(simple.suspect.unwrap().floor, None, "1 may have what nobody else has");
+        simple.compare_log_ends(&without(1));
+        assert_eq!(floor_of(&simple), None, "1 may have what nobody else has");
+    }
+
+    /// What these peers tell; the log of each ends at 4 and its own number.
+    fn all_but(gone: u64, peers: [u64; 3]) -> BTreeMap<u64, Told> {
+        let told = |peer: u64| Told {
+            end: Truncated { index: 4 + peer, term: 1 },
+            knows_leader: false,
+            sets: VoterSets::default(),
+        };
+        peers.into_iter().filter(|peer| *peer != gone).map(|peer| (peer, told(peer))).collect()
+    }
+
+    fn floor_of(replica: &Replica<Disk>) -> Option<u64> {
+        replica.suspect.unwrap().floor.map(|floor| floor.end.index)
+    }
+
+    fn sets(index: u64, voters: &[u64]) -> VoterSets {
+        VoterSets { index, voters: voters.to_vec(), outgoing: Vec::new() }
+    }
+
+    #[test]
+    fn who_was_taken_out_meanwhile_is_not_waited_for() {
+        // This log lost the removal of 1, which 3 has taken over.
+        let mut replica = suspect();
+        let mut told = all_but(1, [1, 3, 4]);
+        replica.compare_log_ends(&told);
+        assert_eq!(floor_of(&replica), None);
+        told.get_mut(&3).unwrap().sets = sets(6, &[2, 3, 4]);
+        replica.compare_log_ends(&told);
+        assert_eq!(floor_of(&replica), Some(8));
+    }
+
+    #[test]
+    fn who_was_added_meanwhile_is_waited_for() {
+        // 4 and this replica may be the only ones that had what was lost here.
+        let mut replica = suspect();
+        let mut told = all_but(4, [1, 3, 4]);
+        replica.compare_log_ends(&told);
+        assert_eq!(floor_of(&replica), Some(7), "nobody knows of 4");
+        told.get_mut(&1).unwrap().sets = sets(5, &[1, 2, 3, 4]);
+        replica.compare_log_ends(&told);
+        assert_eq!(floor_of(&replica), None, "1 knows of 4");
+        assert_eq!(replica.awaited(), [4]);
+        told.extend(all_but(0, [1, 3, 4]).split_off(&4));
+        replica.compare_log_ends(&told);
+        assert_eq!(floor_of(&replica), Some(8));
+        assert!(replica.awaited().is_empty());
+        // An older view of the members changes nothing.
+        told.get_mut(&3).unwrap().sets = sets(3, &[2, 3, 9]);
+        replica.compare_log_ends(&told);
+        assert_eq!(floor_of(&replica), Some(8));
     }
 
     #[test]

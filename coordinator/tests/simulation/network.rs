@@ -5,12 +5,12 @@
 
 use crate::faults::Faults;
 use crate::random::Random;
-use coordinator::replica::Truncated;
+use coordinator::replica::{Truncated, VoterSets};
 use raft::eraftpb::Message;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How a sender stands; the node's transport tells it ten times a second.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Pulse {
     pub leads: bool,
     pub knows_leader: bool,
@@ -20,6 +20,7 @@ pub struct Pulse {
     pub verified: u64,
     pub committed: Truncated,
     pub fetching: bool,
+    pub sets: VoterSets,
 }
 
 /// What a packet carries.

@@ -380,8 +380,14 @@ impl World {
 
     fn compare_ends(&mut self, at: usize) {
         let Some(Running { replica, ends, .. }) = &mut self.nodes[at].running else { return };
-        let told = |pulse: &Pulse| Told { end: pulse.end, knows_leader: pulse.leads || pulse.knows_leader };
-        replica.compare_log_ends(|peer| ends.get(&peer).map(told));
+        let told = |pulse: &Pulse| Told {
+            end: pulse.end,
+            knows_leader: pulse.leads || pulse.knows_leader,
+            sets: pulse.sets.clone(),
+        };
+        if replica.is_suspect() {
+            replica.compare_log_ends(&ends.iter().map(|(peer, pulse)| (*peer, told(pulse))).collect());
+        }
     }
 
     fn hand_out(&mut self, at: usize, turn: Turn) {
@@ -434,10 +440,11 @@ impl World {
             verified: running.replica.verified_index(),
             committed: running.replica.committed(),
             fetching: running.fetching.is_some() || running.install.is_some(),
+            sets: running.replica.voter_sets(),
         };
         let own = self.nodes[at].id;
         let others: Vec<u64> = self.nodes.iter().map(|n| n.id).filter(|id| *id != own).collect();
-        others.into_iter().for_each(|to| self.post(at, to, Payload::Pulse(pulse)));
+        others.into_iter().for_each(|to| self.post(at, to, Payload::Pulse(pulse.clone())));
     }
 
     /// The writer thread: some of its queue as one record, written, synced, reported.
