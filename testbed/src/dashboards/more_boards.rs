@@ -592,6 +592,15 @@ pub(super) const NODE: Board = Board {
                     "That did not reach the log file, in an hour.",
                     &[("increase(holdfast_log_lines_lost_total{$m}[1h])", "lost")],
                 ),
+                lines(
+                    "Telemetry for the collector",
+                    "cps",
+                    "Spans, log records and collections of metrics, by what became of them: what failed or was dropped is lost.",
+                    &[(
+                        "sum by (signal, outcome) (rate(holdfast_otlp_items_total{$m}[$__rate_interval]))",
+                        "{{signal}} {{outcome}}",
+                    )],
+                ),
             ],
         ),
         folded(
