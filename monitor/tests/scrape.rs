@@ -39,6 +39,26 @@ async fn a_report_comes_whole() {
 }
 
 #[tokio::test]
+async fn a_node_is_asked_over_one_connection_until_it_breaks() {
+    let node = StagedNode::start(well()).await;
+    let scraper = Scraper::new(vec![node.address.clone()], TIMEOUT).unwrap();
+    for _ in 0..20 {
+        assert!(scraper.round().await.remove(0).outcome.is_ok());
+    }
+    node.set(Answer::Status(503, "starting".into()));
+    failure(scraper.round().await.remove(0));
+    assert_eq!(node.connections(), 1);
+    // What was given up can't be asked on again: its answer may still come.
+    node.set(Answer::Hang);
+    failure(scraper.round().await.remove(0));
+    node.set(well());
+    for _ in 0..3 {
+        assert!(scraper.round().await.remove(0).outcome.is_ok());
+    }
+    assert_eq!(node.connections(), 2);
+}
+
+#[tokio::test]
 async fn a_closed_port_refuses_at_once() {
     let began = Instant::now();
     let failure = failure(ask(&closed_port().await).await);

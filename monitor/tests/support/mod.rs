@@ -6,12 +6,14 @@ pub mod reports;
 
 use api::cluster::Report;
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{ConnectInfo, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use parking_lot::Mutex;
+use std::collections::BTreeSet;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
@@ -31,11 +33,17 @@ pub enum Answer {
     Hang,
 }
 
+#[derive(Debug, Clone)]
+struct Staged {
+    answer: Arc<Mutex<Answer>>,
+    clients: Arc<Mutex<BTreeSet<SocketAddr>>>,
+}
+
 /// A staged node; its server ends when it is dropped.
 #[derive(Debug)]
 pub struct StagedNode {
     pub address: String,
-    answer: Arc<Mutex<Answer>>,
+    staged: Staged,
     end: CancellationToken,
     _guard: DropGuard,
 }
@@ -48,8 +56,11 @@ impl StagedNode {
     pub async fn start_at(address: &str, answer: Answer) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let answer = Arc::new(Mutex::new(answer));
-        let app = Router::new().route("/api/report", get(respond)).with_state(answer.clone());
+        let staged = Staged { answer: Arc::new(Mutex::new(answer)), clients: Arc::default() };
+        let app = Router::new()
+            .route("/api/report", get(respond))
+            .with_state(staged.clone())
+            .into_make_service_with_connect_info::<SocketAddr>();
         let end = CancellationToken::new();
         let ended = end.clone();
         tokio::spawn(async move {
@@ -58,11 +69,16 @@ impl StagedNode {
                 served = axum::serve(listener, app) => served.unwrap(),
             }
         });
-        StagedNode { address, answer, _guard: end.clone().drop_guard(), end }
+        StagedNode { address, staged, _guard: end.clone().drop_guard(), end }
     }
 
     pub fn set(&self, answer: Answer) {
-        *self.answer.lock() = answer;
+        *self.staged.answer.lock() = answer;
+    }
+
+    /// Connections on which something was asked.
+    pub fn connections(&self) -> usize {
+        self.staged.clients.lock().len()
     }
 
     pub fn stop(&self) {
@@ -70,8 +86,9 @@ impl StagedNode {
     }
 }
 
-async fn respond(State(answer): State<Arc<Mutex<Answer>>>) -> Response {
-    let answer = answer.lock().clone();
+async fn respond(State(staged): State<Staged>, ConnectInfo(client): ConnectInfo<SocketAddr>) -> Response {
+    staged.clients.lock().insert(client);
+    let answer = staged.answer.lock().clone();
     match answer {
         Answer::Report(report) => axum::Json(*report).into_response(),
         Answer::Living(n, of, leader) => {
