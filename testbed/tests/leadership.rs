@@ -154,6 +154,31 @@ fn a_leader_that_is_told_to_end_fails_no_write_of_the_others() {
     });
 }
 
+#[test]
+fn nobody_waits_for_a_leader_that_stands_still_once_another_leads() {
+    runtime().block_on(async {
+        let cluster = Cluster::start(3).await.unwrap();
+        let http = api::http::builder().timeout(Duration::from_secs(30)).build().unwrap();
+        // Where a follower has noticed before the request comes, it waits for the next leader and is
+        // served; mostly it is on its way by then.
+        let given_up = wait::until("a request that was with the leader when it stopped", LIMIT, || async {
+            let leader = cluster.leader(READY_LIMIT).await.map_err(|e| e.to_string())?;
+            let url = cluster.place((leader + 1) % 3).url("/api/tasks");
+            let request = http.post(&url).json(&json!({"type": "noop"}));
+            let paused = cluster.pause(leader);
+            let answer = request.send().await;
+            cluster.resume(leader);
+            assert!(paused, "the leader runs");
+            let answer = answer.expect("an answer, though the leader stands still");
+            let (status, problem) = (answer.status(), answer.text().await.unwrap());
+            if status == 504 { Ok(problem) } else { Err(format!("{status} {problem}")) }
+        });
+        let problem: Value = serde_json::from_str(&given_up.await.unwrap()).unwrap();
+        assert_eq!(problem["code"], "unknown_outcome", "{problem}");
+        assert!(problem["detail"].as_str().unwrap().contains("is silent"), "{problem}");
+    });
+}
+
 /// The folder in which a file named by a pid makes that process's syncs wait.
 const STALL_FOLDER: &str = "HOLDFAST_STALL_FOLDER";
 

@@ -7,12 +7,14 @@
 //! Nothing that may have been done is sent twice. Where it is certain that nothing was done (no
 //! leader is known, its port is closed, it says that it does not lead), the request waits a moment
 //! for the next leader, so that a hand-over of leadership fails no write; then it is refused (503).
-//! When the connection broke later, the leader may have done it (504).
+//! When the connection broke later, the leader may have done it (504). A leader whose process or
+//! machine stands still breaks no connection: once another one leads and nothing was heard of it for
+//! as long as lets others begin an election, nobody waits for its answer any more (504, too).
 
 use super::App;
 use super::extract::read_whole;
 use super::problem::{ApiError, ApiResult};
-use api::cluster::Role;
+use api::cluster::{PeerStatus, Role};
 use api::{ErrorCode, FORWARDED_BY, IDEMPOTENCY_REPLAYED, Problem, SERVED_BY};
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
@@ -209,9 +211,27 @@ impl Kept {
 
 /// Sends it to the leader, and gives the answer, or what the failure means.
 async fn forward(app: &App, kept: &Kept, leader: &str) -> Response {
-    match send(app, kept, leader).await {
-        Ok(answer) => answer,
-        Err(problem) => problem.into_response(),
+    tokio::select! {
+        answer = send(app, kept, leader) => answer.unwrap_or_else(IntoResponse::into_response),
+        next = superseded(app, leader) => of_silence(leader, &next).into_response(),
+    }
+}
+
+/// Ends once the leader at this address is silent and another one leads; gives that one's.
+async fn superseded(app: &App, leader: &str) -> String {
+    let limit_ms = app.config.election_timeout_min;
+    let mut views = app.node.watch();
+    loop {
+        let view = views.borrow_and_update().clone();
+        if let Some(next) = app.leader_address_of(&view).filter(|now| now != leader) {
+            let silent = |peer: &PeerStatus| peer.last_contact_ms.is_none_or(|ms| ms >= limit_ms);
+            if app.node.peers().iter().all(|peer| peer.address != leader || silent(peer)) {
+                return next;
+            }
+            tokio::time::sleep(PATIENCE_STEP).await;
+        } else if views.changed().await.is_err() {
+            return std::future::pending().await;
+        }
     }
 }
 
@@ -285,6 +305,14 @@ fn of_failure(error: &reqwest::Error, leader: &str) -> ApiError {
         )
     };
     problem.with_leader(Some(leader.to_owned()))
+}
+
+fn of_silence(leader: &str, next: &str) -> ApiError {
+    ApiError::new(
+        ErrorCode::UnknownOutcome,
+        format!("the leader at {leader} is silent since the request was sent, and the one at {next} leads now: it may have happened or not"),
+    )
+    .with_leader(Some(next.to_owned()))
 }
 
 #[cfg(test)]
