@@ -5,11 +5,14 @@
 //! the same file system either happened or did not. The newest folder never leaves by itself.
 
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::Xxh3;
 
+/// The folder beside what lies on another file system than the rest.
+const BESIDE: &str = "quarantine";
 /// Folders that stay, the newest.
 const KEEP_FOLDERS: usize = 10;
 /// Bytes that stay, beside the newest folder.
@@ -32,8 +35,21 @@ struct Manifest<'a> {
 }
 
 /// Renames files and folders into a new folder below `root`; those that are not there are left
-/// out. Gives the new folder; none where there was nothing to move.
+/// out, and those on another file system go into a `quarantine` folder beside them. Gives the first
+/// new folder; none where there was nothing to move.
 pub fn quarantine(
+    paths: &[PathBuf],
+    root: &Path,
+    label: &str,
+    why: &str,
+) -> std::io::Result<Option<PathBuf>> {
+    quarantine_by(&|from, to| std::fs::rename(from, to), paths, root, label, why)
+}
+
+type Rename<'a> = &'a dyn Fn(&Path, &Path) -> std::io::Result<()>;
+
+fn quarantine_by(
+    rename: Rename<'_>,
     paths: &[PathBuf],
     root: &Path,
     label: &str,
@@ -44,23 +60,40 @@ pub fn quarantine(
         return Ok(None);
     }
     let folder = new_folder(root, label)?;
-    let mut files = Vec::new();
+    let (mut files, mut moved_here) = (Vec::new(), false);
+    let mut elsewhere = BTreeMap::<PathBuf, Vec<PathBuf>>::new();
     for from in there {
         let name = from.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         let to = folder.join(&name);
-        std::fs::rename(from, &to)?;
-        describe(&to, &name, &from.display().to_string(), &mut files)?;
-        if let Some(parent) = from.parent() {
-            File::open(parent)?.sync_all()?;
+        let parent = from.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        match rename(from, &to) {
+            Err(e) if e.kind() == std::io::ErrorKind::CrossesDevices && root != parent.join(BESIDE) => {
+                elsewhere.entry(parent.join(BESIDE)).or_default().push(from.clone());
+                continue;
+            }
+            moved => moved?,
         }
+        moved_here = true;
+        describe(&to, &name, &from.display().to_string(), &mut files)?;
+        File::open(parent)?.sync_all()?;
     }
-    let manifest = Manifest { quarantined_at: jiff::Timestamp::now(), why, files: &files };
-    let place = folder.join("manifest.json");
-    std::fs::write(&place, serde_json::to_vec_pretty(&manifest)?)?;
-    File::open(&place)?.sync_all()?;
-    File::open(&folder)?.sync_all()?;
-    File::open(root)?.sync_all()?;
-    Ok(Some(folder))
+    let mut first = None;
+    if !moved_here {
+        std::fs::remove_dir(&folder)?;
+    } else {
+        let manifest = Manifest { quarantined_at: jiff::Timestamp::now(), why, files: &files };
+        let place = folder.join("manifest.json");
+        std::fs::write(&place, serde_json::to_vec_pretty(&manifest)?)?;
+        File::open(&place)?.sync_all()?;
+        File::open(&folder)?.sync_all()?;
+        File::open(root)?.sync_all()?;
+        first = Some(folder);
+    }
+    for (root, paths) in elsewhere {
+        let moved = quarantine_by(rename, &paths, &root, label, why)?;
+        first = first.or(moved);
+    }
+    Ok(first)
 }
 
 /// As [`quarantine`], for the log's folders; an error names the path.
@@ -174,6 +207,36 @@ mod tests {
         let hash = format!("{:032x}", xxhash_rust::xxh3::xxh3_128(b"{}"));
         assert_eq!(manifest["files"][1]["xxh3_128"], hash);
         assert_eq!(quarantine(&paths, &root, "log", "bits").unwrap(), None);
+    }
+
+    #[test]
+    fn what_lies_on_another_file_system_stays_on_it() {
+        let (data, disk) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (inside, outside) = (data.path().join("a.snapshot"), disk.path().join("b.duckdb"));
+        std::fs::write(&inside, b"inside").unwrap();
+        std::fs::write(&outside, b"outside").unwrap();
+        let rename =
+            |from: &Path, to: &Path| match from.starts_with(data.path()) == to.starts_with(data.path()) {
+                true => std::fs::rename(from, to),
+                false => Err(std::io::ErrorKind::CrossesDevices.into()),
+            };
+        let root = data.path().join("quarantine");
+        let moved = |paths: &[PathBuf]| quarantine_by(&rename, paths, &root, "test", "why").unwrap();
+        let folder = moved(&[outside.clone(), inside]).unwrap();
+        assert_eq!(std::fs::read(folder.join("a.snapshot")).unwrap(), b"inside");
+        let beside = |number: usize| {
+            let mut all: Vec<_> =
+                disk.path().join("quarantine").read_dir().unwrap().map(|e| e.unwrap().path()).collect();
+            all.sort();
+            assert_eq!(all.len(), number);
+            all.pop().unwrap()
+        };
+        assert_eq!(std::fs::read(beside(1).join("b.duckdb")).unwrap(), b"outside");
+        assert!(std::fs::read_to_string(beside(1).join("manifest.json")).unwrap().contains("b.duckdb"));
+        // Alone, too; and no empty folder tells of nothing.
+        std::fs::write(&outside, b"again").unwrap();
+        assert_eq!(moved(&[outside]), Some(beside(2)));
+        assert_eq!(root.read_dir().unwrap().count(), 1);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use api::Client;
 use api::admin::Verified;
 use api::client::Repeat;
 use api::cluster::{Health, HealthStatus, PartHealth};
+use api::task::TaskPage;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Duration;
@@ -81,7 +82,65 @@ async fn came_back_anew(cluster: &mut Cluster, victim: usize, old: &str, from: &
     judge::await_all_equal(cluster).await.unwrap();
     assert!(has(cluster, victim, from).await && !has(cluster, victim, to).await, "the majority's history");
     let quarantined = data_dir.join("quarantine").read_dir().unwrap().map(|e| e.unwrap().path());
-    assert!(quarantined.into_iter().any(|folder| folder.join("raft").exists()), "the old log is kept");
+    let quarantined: Vec<_> = quarantined.collect();
+    for name in ["raft", "coordinator.duckdb"] {
+        assert!(quarantined.iter().any(|folder| folder.join(name).exists()), "the old {name} is kept");
+    }
+}
+
+async fn rows(cluster: &Cluster, index: usize) -> Result<Value, String> {
+    let health: PartHealth = wait::get(&wait::http(), &cluster.place(index).url("/api/health/db")).await?;
+    let wanted = health.details.get("history_wanted") == Some(&json!(true));
+    match health.healthy && !wanted {
+        true => Ok(health.details["rows"].clone()),
+        false => Err(format!("healthy {}, history wanted {wanted}", health.healthy)),
+    }
+}
+
+/// The node's database holds what the others' hold, also of what has left memory, and nothing of the
+/// history that was never the cluster's.
+async fn database_is_the_others(cluster: &Cluster, victim: usize) {
+    let other = (victim + 1) % 3;
+    wait::until("the same rows in both databases", LIMIT, || async {
+        let (own, theirs) = (rows(cluster, victim).await?, rows(cluster, other).await?);
+        // Events are told by the one who saw them first; the tables of tasks are the machine's.
+        let same = ["tasks", "attempts", "results"].iter().all(|table| own[table] == theirs[table]);
+        if same { Ok(()) } else { Err(format!("{own} is not {theirs}")) }
+    })
+    .await
+    .unwrap();
+    let call = json!({"by_hand": true, "why": "a test"});
+    let alone = Client::new([cluster.place(victim).address()]).unwrap().with_deadline(LIMIT);
+    let found: Verified = alone.post("/api/admin/verify", &call, Repeat::Idempotent).await.unwrap();
+    assert!(found.sound, "{found:?}");
+    let url = cluster.place(victim).url("/api/results?limit=1000&consistency=local");
+    let page: TaskPage = wait::get(&wait::http(), &url).await.unwrap();
+    assert_eq!(page.tasks.len(), GONE, "what has left memory");
+}
+
+/// Tasks that have ended and left memory.
+const GONE: usize = 10;
+
+async fn some_tasks_leave_memory(cluster: &mut Cluster) {
+    let client = cluster.client().unwrap();
+    for number in 0..GONE {
+        write(&client, &format!("gone-{number}")).await;
+    }
+    cluster.start_worker("", 4).await.unwrap();
+    let keep = async |ms: u64| {
+        let setting = json!({"finished_retention_ms": ms});
+        let _: Value = client.post("/api/settings", &setting, Repeat::Idempotent).await.unwrap();
+    };
+    keep(1000).await;
+    wait::until("the tasks to leave memory", LIMIT, || async {
+        let status = cluster.status(0).await?;
+        let left: u64 = status.tasks.values().sum();
+        if left == 0 { Ok(()) } else { Err(format!("{:?}", status.tasks)) }
+    })
+    .await
+    .unwrap();
+    keep(600_000).await;
+    cluster.kill9_worker(0);
 }
 
 /// A log that left the majority's history with sound checksums: the state can't be put under it, so the
@@ -90,9 +149,7 @@ async fn came_back_anew(cluster: &mut Cluster, victim: usize, old: &str, from: &
 fn force_sync_of_a_log_that_left_the_others_begins_a_new_incarnation() {
     runtime().block_on(async {
         let mut cluster = Cluster::start(3).await.unwrap();
-        for number in 0..10 {
-            write(&cluster.client().unwrap(), &format!("task-{number}")).await;
-        }
+        some_tasks_leave_memory(&mut cluster).await;
         let victim = (cluster.leader(READY_LIMIT).await.unwrap() + 1) % 3;
         let data_dir = cluster.place(victim).data_dir.clone();
 
@@ -101,6 +158,7 @@ fn force_sync_of_a_log_that_left_the_others_begins_a_new_incarnation() {
         cluster.stop_node(victim).unwrap();
         cluster.start_node_with(victim, &["--force-sync"]).unwrap();
         came_back_anew(&mut cluster, victim, &old, "first-true", "first-fake").await;
+        database_is_the_others(&cluster, victim).await;
 
         let old = incarnation(&data_dir);
         leave_the_others(&mut cluster, victim, "second-true", "second-fake").await;
@@ -108,6 +166,7 @@ fn force_sync_of_a_log_that_left_the_others_begins_a_new_incarnation() {
         let alone = Client::new([cluster.place(victim).address()]).unwrap().with_deadline(LIMIT);
         let _: Value = alone.post("/api/admin/force_sync", &call, Repeat::Idempotent).await.unwrap();
         came_back_anew(&mut cluster, victim, &old, "second-true", "second-fake").await;
+        database_is_the_others(&cluster, victim).await;
     });
 }
 

@@ -126,6 +126,10 @@ pub fn check(config: &Config, found: &mut Findings) {
             "is missing: whoever names the right cluster and node is taken for a peer; a secret (or ca_path with enable_tls) keeps others out",
         );
     }
+    match config.auth_type.as_deref() {
+        None | Some("jwt") => {}
+        Some(other) => found.fault("auth_type", format!("is `{other}`; this version knows `jwt`")),
+    }
     if !config.enable_auth {
         let unused = [
             ("auth_users", !config.auth_users.is_empty()),
@@ -136,10 +140,6 @@ pub fn check(config: &Config, found: &mut Findings) {
             found.warn(key, "does nothing: `enable_auth` is not true, so nobody is asked for a token");
         }
         return;
-    }
-    match config.auth_type.as_deref() {
-        None | Some("jwt") => {}
-        Some(other) => found.fault("auth_type", format!("is `{other}`; this version knows `jwt`")),
     }
     match (&config.jwt_secret, &config.jwt_secret_file) {
         (None, None) => found.fault(
@@ -268,6 +268,18 @@ mod tests {
         let (faults, _) = checked(json!({"jwt_secret": EXAMPLE_SECRET}));
         assert!(faults[0].contains("everybody knows"), "{faults:?}");
         assert!(checked(json!({})).0[0].contains("required"));
+    }
+
+    #[test]
+    fn another_type_of_authentication_is_refused_whether_it_is_on_or_not() {
+        for (kind, enabled) in
+            [("basic", true), ("basic", false), ("JWT", false), ("", false), ("jwt ", false), ("none", false)]
+        {
+            let (faults, _) = checked(json!({"auth_type": kind, "enable_auth": enabled}));
+            let named = format!("`auth_type`: is `{kind}`");
+            assert!(faults.iter().any(|fault| fault.contains(&named)), "{named}: {faults:?}");
+        }
+        assert_eq!(checked(json!({"auth_type": "jwt", "enable_auth": false})).0, [""; 0]);
     }
 
     #[test]

@@ -187,7 +187,7 @@ impl Verified {
     pub(crate) fn machine(&self) -> Result<Machine, BackupError> {
         let path = self.folder.join(MACHINE);
         let file = File::open(&path).map_err(io(&path))?;
-        Machine::read_snapshot(std::io::BufReader::new(file)).map_err(|e| BackupError::Damaged(e.to_string()))
+        Machine::read_snapshot(std::io::BufReader::new(file)).map_err(BackupError::Machine)
     }
 
     /// The files of the history: table and path.
@@ -256,19 +256,14 @@ fn parse(text: &[u8]) -> Result<Manifest, BackupError> {
     if head.format != FORMAT {
         return Err(BackupError::Damaged(format!("its format is `{}`", head.format)));
     }
-    if head.version != BACKUP_VERSION {
-        return Err(BackupError::Version { found: head.version });
-    }
+    let (tables, schema) = Store::tables();
+    let of_ours = |part, found, known| match found == known {
+        true => Ok(()),
+        false => Err(BackupError::Version { part, found, known }),
+    };
+    of_ours("the backup", head.version, BACKUP_VERSION)?;
     let manifest: Manifest = serde_json::from_slice(text).map_err(unread)?;
-    if manifest.schema_version != Store::tables().1 {
-        let why = format!(
-            "its history has schema version {}, this program knows {}",
-            manifest.schema_version,
-            Store::tables().1
-        );
-        return Err(BackupError::Damaged(why));
-    }
-    let (tables, _) = Store::tables();
+    of_ours("the backup's history", manifest.schema_version, schema)?;
     for file in &manifest.files {
         let table = file.name.strip_prefix("history/").and_then(|rest| rest.rsplit_once('-'));
         let known = file.name == MACHINE

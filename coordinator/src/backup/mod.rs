@@ -69,12 +69,19 @@ pub enum BackupError {
     Damaged(String),
     /// Another version of the program wrote it.
     #[error(
-        "the backup has version {found}, this program reads version {BACKUP_VERSION}: use the program that wrote it"
+        "{part} has version {found}, this program reads version {known}: use the program that wrote it; nothing was touched"
     )]
     Version {
+        /// What of it.
+        part: &'static str,
         /// Its version.
         found: u32,
+        /// The one that this program reads.
+        known: u32,
     },
+    /// Its machine can't be read by this program.
+    #[error("the backup's machine: {0}; nothing was touched")]
+    Machine(crate::machine::SnapshotError),
     /// It can't be made now.
     #[error("no backup: {0}")]
     NotNow(String),

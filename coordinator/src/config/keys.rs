@@ -106,7 +106,7 @@ config_keys! {
     "Access" {
         /// Ask for a login.
         enable_auth: bool = or(false), Restart;
-        /// `jwt`.
+        /// `jwt`, the one kind there is; any other is refused.
         auth_type: Option<String> = or(None), Restart;
         /// Secret that signs tokens.
         jwt_secret: Option<String> = or(None), Restart;

@@ -6,10 +6,12 @@
 //!   of clients can't keep nodes from one another. Beyond that, connections are closed unread.
 //! - The TLS handshake and the head of a request each have [`HEAD_LIMIT`]; an idle connection is
 //!   kept for [`IDLE_LIMIT`], longer than our clients keep theirs. Who began a head is told (408).
-//! - A client that reads nothing of its answer for [`WRITE_LIMIT`] is cut off: its place is another's.
+//! - A client that takes nothing of its answer for [`WRITE_LIMIT`] is cut off, with TLS as without: its
+//!   place is another's.
 //! - A head has at most [`MAX_HEADERS`] fields and [`MAX_HEAD_BYTES`].
 
 use super::access::CertifiedPeer;
+use super::drained::Drained;
 use super::problem::ApiError;
 use crate::access::tls::Tls;
 use api::ErrorCode;
@@ -27,7 +29,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
@@ -130,61 +132,64 @@ pub async fn serve(
             tracing::debug!(%error, "a connection broke while it was accepted");
             continue;
         }
-        tasks.spawn(connection(tcp, place, router.clone(), tls.clone(), stop.clone()));
+        tasks.spawn(connection(tcp, place, router.clone(), tls.clone(), LIMITS, stop.clone()));
     }
     drop(listener);
     tasks.close();
     tasks.wait().await;
 }
 
-async fn connection(
-    tcp: TcpStream,
+async fn connection<S>(
+    stream: S,
     place: Place,
     router: Router,
     tls: Option<Arc<Tls>>,
+    limits: Limits,
     stop: CancellationToken,
-) {
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let stream = Drained::new(stream, limits.write);
     let Some(tls) = tls else {
-        return speak(tcp, place, router, Traits::of(false), stop).await;
+        return speak(stream, place, router, limits.head, false, stop).await;
     };
-    match tokio::time::timeout(HEAD_LIMIT, tls.acceptor().accept(tcp)).await {
+    match tokio::time::timeout(limits.head, tls.acceptor().accept(stream)).await {
         Ok(Ok(stream)) => {
             // The verifier took it, so it is signed by `ca_path`.
             let certified = stream.get_ref().1.peer_certificates().is_some();
-            speak(stream, place, router, Traits::of(certified), stop).await;
+            speak(stream, place, router, limits.head, certified, stop).await;
         }
         Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
         Err(_) => tracing::debug!("a TLS handshake took too long"),
     }
 }
 
-/// What a connection is like.
+/// How long a client may take.
 #[derive(Clone, Copy)]
-struct Traits {
-    certified: bool,
+struct Limits {
+    head: Duration,
+    write: Duration,
+}
+
+const LIMITS: Limits = Limits { head: HEAD_LIMIT, write: WRITE_LIMIT };
+
+async fn speak<S>(
+    stream: S,
+    place: Place,
+    router: Router,
     head_limit: Duration,
-    write_limit: Duration,
-}
-
-impl Traits {
-    const fn of(certified: bool) -> Traits {
-        Traits { certified, head_limit: HEAD_LIMIT, write_limit: WRITE_LIMIT }
-    }
-}
-
-async fn speak<S>(stream: S, place: Place, router: Router, traits: Traits, stop: CancellationToken)
-where
+    certified: bool,
+    stop: CancellationToken,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let phase = Arc::new(AtomicU8::new(WAITING));
     let paced = Paced {
         stream,
         phase: Arc::clone(&phase),
-        head_limit: traits.head_limit,
-        deadline: Some(Box::pin(tokio::time::sleep(traits.head_limit))),
+        head_limit,
+        deadline: Some(Box::pin(tokio::time::sleep(head_limit))),
         begun: false,
-        write_limit: traits.write_limit,
-        unread: None,
     };
     // The upgraded connection outlives this task: the place goes with it.
     let place = Arc::new(place);
@@ -193,7 +198,7 @@ where
         let (router, phase, place) = (router.clone(), Arc::clone(&phase), Arc::clone(&place));
         async move {
             let mut request = request.map(Body::new);
-            if traits.certified {
+            if certified {
                 request.extensions_mut().insert(CertifiedPeer);
             }
             request.extensions_mut().insert(Held(Arc::clone(&place)));
@@ -252,12 +257,8 @@ fn too_slow(limit: Duration) -> Vec<u8> {
     format!("{head}: {kind}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes()
 }
 
-fn timed_out<T>(why: &'static str) -> Poll<std::io::Result<T>> {
-    Poll::Ready(Err(std::io::Error::new(std::io::ErrorKind::TimedOut, why)))
-}
-
 /// A stream that gives a client `head_limit` for each head, from its first byte (the first head:
-/// from the beginning of the connection), and `write_limit` for taking something of its answer.
+/// from the beginning of the connection).
 struct Paced<S> {
     stream: S,
     phase: Arc<AtomicU8>,
@@ -265,29 +266,6 @@ struct Paced<S> {
     deadline: Option<Pin<Box<tokio::time::Sleep>>>,
     /// Something of the head has come.
     begun: bool,
-    write_limit: Duration,
-    /// Since when the client takes nothing.
-    unread: Option<Pin<Box<tokio::time::Sleep>>>,
-}
-
-impl<S> Paced<S> {
-    /// Ends a write that goes on for too long.
-    fn within<T>(
-        &mut self,
-        context: &mut Context<'_>,
-        written: Poll<std::io::Result<T>>,
-    ) -> Poll<std::io::Result<T>> {
-        if written.is_ready() {
-            self.unread = None;
-            return written;
-        }
-        let limit = self.write_limit;
-        let over = self.unread.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
-        if over.as_mut().poll(context).is_pending() {
-            return Poll::Pending;
-        }
-        timed_out("the client does not read its answer")
-    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Paced<S> {
@@ -315,7 +293,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Paced<S> {
                 let _ = Pin::new(&mut self.stream).poll_write(context, &answer);
                 let _ = Pin::new(&mut self.stream).poll_flush(context);
             }
-            return timed_out("the head came too slowly");
+            let error = std::io::Error::new(std::io::ErrorKind::TimedOut, "the head came too slowly");
+            return Poll::Ready(Err(error));
         }
         read
     }
@@ -327,8 +306,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<std::io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.within(context, written)
+        Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
@@ -344,8 +322,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
         context: &mut Context<'_>,
         parts: &[std::io::IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
-        self.within(context, written)
+        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -358,6 +335,7 @@ mod tests {
     use super::*;
     use axum::routing::get;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
 
     struct Serving {
         address: std::net::SocketAddr,
@@ -462,13 +440,13 @@ mod tests {
     #[tokio::test]
     async fn a_slow_head_is_cut_off_and_an_idle_connection_is_not() {
         let head_limit = Duration::from_millis(200);
-        let traits = Traits { head_limit, ..Traits::of(false) };
+        let limits = Limits { head: head_limit, ..LIMITS };
         let (mut client, server) = tokio::io::duplex(1024);
         let limit = Limit::new(1);
         let router = Router::new().route("/", get(|| async { "served" }));
         let stop = CancellationToken::new();
         let place = limit.enter().unwrap();
-        let task = tokio::spawn(speak(server, place, router, traits, stop));
+        let task = tokio::spawn(connection(server, place, router, None, limits, stop));
         let request = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
         client.write_all(request).await.unwrap();
         let mut bytes = vec![0; 1024];
@@ -492,24 +470,93 @@ mod tests {
         assert!(told.starts_with("http/1.1 408") && told.contains("request_timeout"), "{told}");
     }
 
-    #[tokio::test]
-    async fn a_client_that_does_not_read_its_answer_gives_its_place_back() {
-        let traits = Traits { write_limit: Duration::from_millis(200), ..Traits::of(false) };
-        let (mut client, server) = tokio::io::duplex(1024);
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+    const TAKES_SLOWLY: Duration = Duration::from_millis(50);
+
+    /// A connection that answers with so many bytes, through a pipe of `pipe_bytes`.
+    fn answering(
+        bytes: usize,
+        pipe_bytes: usize,
+        tls: Option<Arc<Tls>>,
+    ) -> (tokio::io::DuplexStream, Arc<Limit>, tokio::task::JoinHandle<()>) {
+        let limits = Limits { write: Duration::from_millis(200), ..LIMITS };
+        let (client, server) = tokio::io::duplex(pipe_bytes);
         let limit = Limit::new(1);
-        let router = Router::new().route("/", get(|| async { "served".repeat(100_000) }));
+        let router = Router::new().route("/", get(move || async move { "s".repeat(bytes) }));
         let place = limit.enter().unwrap();
-        let task = tokio::spawn(speak(server, place, router, traits, CancellationToken::new()));
-        client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-        // It reads slowly, for longer than the limit in all: that is no reason.
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(connection(server, place, router, tls, limits, stop));
+        (client, limit, task)
+    }
+
+    /// Takes slowly, for longer than the limit in all: that is no reason. Then it takes nothing any more.
+    async fn is_cut_off_once_it_takes_nothing(
+        mut client: tokio::io::DuplexStream,
+        limit: &Limit,
+        task: tokio::task::JoinHandle<()>,
+    ) {
         let mut bytes = vec![0; 1024];
         for _ in 0..8 {
             assert!(client.read(&mut bytes).await.unwrap() > 0);
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(TAKES_SLOWLY).await;
         }
         assert_eq!(limit.open(), 1);
-        // Now it reads no more, and stays.
         tokio::time::timeout(Duration::from_secs(20), task).await.expect("it is cut off").unwrap();
         assert_eq!(limit.open(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_its_answer_gives_its_place_back() {
+        let (mut client, limit, task) = answering(600_000, 1024, None);
+        client.write_all(REQUEST).await.unwrap();
+        is_cut_off_once_it_takes_nothing(client, &limit, task).await;
+    }
+
+    /// TLS for a server, and a client that trusts it.
+    fn tls() -> (Arc<Tls>, tokio_rustls::TlsConnector) {
+        let made = rcgen::generate_simple_self_signed(vec!["node".to_owned()]).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+        std::fs::write(&cert, made.cert.pem()).unwrap();
+        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        let config = serde_json::json!({"node_id": "n1", "host": "h", "data_dir": folder.path(),
+            "enable_tls": true, "cert_path": cert, "key_path": key, "ca_path": cert});
+        let tls = Tls::from_config(&serde_json::from_value(config).unwrap()).unwrap().unwrap();
+        let connector = tokio_rustls::TlsConnector::from(tls.client());
+        (tls, connector)
+    }
+
+    /// The whole answer lies in TLS' own buffer: it waits in a flush, and no write is under way.
+    #[tokio::test]
+    async fn a_client_that_does_not_read_what_tls_has_buffered_gives_its_place_back() {
+        let (tls, connector) = tls();
+        let (client, limit, task) = answering(40_000, 1024, Some(tls));
+        let mut client = connector.connect("node".try_into().unwrap(), client).await.unwrap();
+        client.write_all(REQUEST).await.unwrap();
+        client.flush().await.unwrap();
+        is_cut_off_once_it_takes_nothing(client.into_inner().0, &limit, task).await;
+    }
+
+    /// All was taken; the farewell of TLS was not.
+    #[tokio::test]
+    async fn a_client_that_does_not_take_the_close_gives_its_place_back() {
+        let (tls, connector) = tls();
+        let (client, limit, task) = answering(100, 16, Some(tls));
+        let client = connector.connect("node".try_into().unwrap(), client).await.unwrap();
+        let (mut reader, mut writer) = tokio::io::split(client);
+        let ask = async {
+            writer.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+            writer.flush().await.unwrap();
+        };
+        let hear = async {
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"ss") {
+                answer.push(reader.read_u8().await.unwrap());
+            }
+        };
+        tokio::join!(ask, hear);
+        tokio::time::timeout(Duration::from_secs(20), task).await.expect("it is cut off").unwrap();
+        assert_eq!(limit.open(), 0);
+        drop((reader, writer));
     }
 }

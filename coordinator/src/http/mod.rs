@@ -15,6 +15,7 @@ pub mod backup;
 pub mod cluster;
 pub mod config;
 pub mod connections;
+mod drained;
 pub mod entrance;
 pub mod events;
 pub mod extract;

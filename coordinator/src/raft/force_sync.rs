@@ -9,8 +9,9 @@
 //! database and old snapshot go into quarantine.
 //!
 //! Only where the log itself is damaged, or its chain is not the majority's, the node can't keep
-//! it: then log and snapshots go into quarantine, and it comes back as a new incarnation,
-//! which the cluster takes in like a new node.
+//! it: then log, snapshots and database go into quarantine, and it comes back as a new incarnation,
+//! which the cluster takes in like a new node. What the snapshot it then gets does not hold, since it has
+//! left memory, its database takes from a peer's.
 //!
 //! Invariants:
 //! - Nothing is touched before what replaces it lies here, verified.
@@ -380,7 +381,7 @@ pub fn give_up(data_dir: &Path, why: &str) {
 /// Carries out the plan that lies there, if any. Nothing else may be open.
 pub fn finish(config: &Config, identity: &mut Identity, flag: bool) -> Result<Finished, String> {
     let data_dir = &config.data_dir;
-    let Some(plan) = read::<Plan>(data_dir, "plan.json")? else { return Ok(Finished::Nothing) };
+    let Some(mut plan) = read::<Plan>(data_dir, "plan.json")? else { return Ok(Finished::Nothing) };
     let own = Snapshots::new(data_dir);
     let fetched = Snapshots::new(&folder(data_dir));
     let name = &plan.snapshot;
@@ -391,7 +392,7 @@ pub fn finish(config: &Config, identity: &mut Identity, flag: bool) -> Result<Fi
     let finished = match &plan.new_incarnation {
         Some(_) => Finished::NewIncarnation,
         None => match log_end::judge(&data_dir.join("raft")).map_err(|e| e.to_string())? {
-            LogEnd::Whole => Finished::Swapped,
+            LogEnd::Whole => swap(data_dir, name, &from, &to)?,
             LogEnd::Damaged { .. } => Finished::NewIncarnation,
             LogEnd::Torn { .. } => {
                 tracing::warn!(
@@ -402,26 +403,29 @@ pub fn finish(config: &Config, identity: &mut Identity, flag: bool) -> Result<Fi
             }
         },
     };
-    let db = config.db_path();
-    let mut leaving = match plan.keep_database {
+    let renews = finished == Finished::NewIncarnation;
+    if renews && plan.new_incarnation.is_none() {
+        // A crash from here on must not end with the state under the new one's empty log.
+        plan.new_incarnation = Some("its log was found not to be the majority's".into());
+        write(data_dir, "plan.json", &plan)?;
+    }
+    // A database that a log of another history has written goes with the log, whoever asked. What it had
+    // is in its peers' databases, from where it comes again.
+    let mut leaving = match plan.keep_database && !renews {
         true => Vec::new(),
-        false => vec![db.clone(), with_suffix(&db, ".wal"), with_suffix(&db, ".history-wanted")],
+        false => crate::store::files_of(&config.db_path()),
     };
-    let finished = match finished {
-        Finished::Swapped => swap(data_dir, name, &from, &to)?,
-        other => other,
-    };
-    if finished == Finished::NewIncarnation {
-        // Log and snapshots go into quarantine with it; the database stays.
-        leaving.clear();
-        identity.renew(&plan.why).map_err(|e| e.to_string())?;
-    } else {
+    if !renews {
         leaving.extend(others(&data_dir.join("snapshots"), &name.file));
     }
     let root = data_dir.join("quarantine");
     let why = format!("replaced by the state of {} at index {}: {}", plan.source, name.index, plan.why);
     let moved = quarantine(&leaving, &root, "force-sync", &why).map_err(|e| format!("quarantine: {e}"))?;
     let quarantined = moved.map(|path| path.display().to_string());
+    if renews {
+        // Log and snapshots go into quarantine with it.
+        identity.renew(&plan.why).map_err(|e| e.to_string())?;
+    }
     let (source, at) = (plan.source.clone(), jiff::Timestamp::now());
     write(data_dir, "done.json", &Done { flag, snapshot_index: name.index, source, quarantined, at })?;
     remove(data_dir, "plan.json")?;
@@ -431,7 +435,7 @@ pub fn finish(config: &Config, identity: &mut Identity, flag: bool) -> Result<Fi
         source = %plan.source,
         index = name.index,
         agreed = ?plan.majority.nodes,
-        new_incarnation = finished == Finished::NewIncarnation,
+        new_incarnation = renews,
         "the state was replaced by that of the majority; what was there is in quarantine"
     );
     Ok(finished)
@@ -494,6 +498,8 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::raft::identity::Founding;
+    use crate::store::{Store, StoreOptions};
     use api::cluster::CheckpointRecord;
 
     fn sums(points: &[(u64, &str)]) -> StateChecksum {
@@ -569,5 +575,88 @@ mod tests {
         assert!(!asked_by_flag(data_dir, true).unwrap());
         assert!(!asked_by_flag(data_dir, false).unwrap());
         assert!(asked_by_flag(data_dir, true).unwrap(), "it was off in between");
+    }
+
+    /// A founded node with a database of its own, and a plan to replace its state.
+    fn planned(data_dir: &Path, new_incarnation: Option<&str>, keep_database: bool) -> (Config, Identity) {
+        let config = serde_json::json!({"node_id": "n1", "host": "127.0.0.1", "data_dir": data_dir});
+        let config: Config = serde_json::from_value(config).unwrap();
+        let mut identity = Identity::open(data_dir, "n1").unwrap();
+        let founding = Founding { cluster_id: "c".into(), members: vec![], machine_version: 1 };
+        identity.accept(&founding).unwrap();
+        identity.set_founded().unwrap();
+        let raft = data_dir.join("raft");
+        std::fs::create_dir(&raft).unwrap();
+        let log = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats/log-1.raftlog");
+        std::fs::copy(log, raft.join("0000000000000001.raftlog")).unwrap();
+        Store::open(config.db_path(), StoreOptions::default()).unwrap().0.close();
+        let name = serde_json::json!({"file": "00000000000000000007-00.snapshot", "index": 7, "term": 7,
+            "bytes": 1, "hash": "0"});
+        let plan = Plan {
+            version: 1,
+            snapshot: serde_json::from_value(name).unwrap(),
+            source: "n2".into(),
+            majority: Agreed { nodes: vec![], index: 7, checksum: "0".into(), log_chain: "0".into() },
+            new_incarnation: new_incarnation.map(str::to_owned),
+            keep_database,
+            why: "a test".into(),
+        };
+        write(data_dir, "plan.json", &plan).unwrap();
+        (config, identity)
+    }
+
+    fn databases_in_quarantine(data_dir: &Path) -> usize {
+        let folders = data_dir.join("quarantine").read_dir().into_iter().flatten().flatten();
+        folders.filter(|folder| folder.path().join("coordinator.duckdb").exists()).count()
+    }
+
+    #[test]
+    fn the_database_of_another_history_goes_with_its_log() {
+        for keep_database in [false, true] {
+            let folder = tempfile::tempdir().unwrap();
+            let data_dir = folder.path();
+            let (config, mut identity) = planned(data_dir, Some("another chain"), keep_database);
+            let old = identity.incarnation().to_owned();
+            assert_eq!(finish(&config, &mut identity, false), Ok(Finished::NewIncarnation));
+            assert_ne!(identity.incarnation(), old);
+            assert!(!config.db_path().exists() && !data_dir.join("raft").exists());
+            assert_eq!(databases_in_quarantine(data_dir), 1);
+            assert_eq!(finish(&config, &mut identity, false), Ok(Finished::Nothing));
+            // The one that takes its place begins at nothing, and so takes in what the peers have.
+            let (store, index) = Store::open(config.db_path(), StoreOptions::default()).unwrap();
+            assert_eq!(index, 0);
+            store.close();
+        }
+    }
+
+    #[test]
+    fn another_programs_file_in_the_databases_place_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let (config, mut identity) = planned(folder.path(), Some("another chain"), false);
+        std::fs::remove_file(folder.path().join("coordinator.duckdb.owner")).unwrap();
+        assert_eq!(finish(&config, &mut identity, false), Ok(Finished::NewIncarnation));
+        assert!(config.db_path().exists());
+    }
+
+    #[test]
+    fn a_log_found_damaged_at_the_end_is_remembered_before_anything_is_moved() {
+        let folder = tempfile::tempdir().unwrap();
+        let data_dir = folder.path();
+        let (config, mut identity) = planned(data_dir, None, false);
+        let log = data_dir.join("raft/0000000000000001.raftlog");
+        let mut bytes = std::fs::read(&log).unwrap();
+        bytes[100] ^= 1;
+        std::fs::write(&log, bytes).unwrap();
+        // Something breaks off half-way; the next start must not put the state under an empty log.
+        std::fs::write(data_dir.join("quarantine"), b"in the way").unwrap();
+        let old = identity.incarnation().to_owned();
+        let why = finish(&config, &mut identity, false).unwrap_err();
+        assert!(why.contains("quarantine"), "{why}");
+        assert_eq!(identity.incarnation(), old);
+        let plan: Plan = read(data_dir, "plan.json").unwrap().unwrap();
+        assert!(plan.new_incarnation.is_some(), "{plan:?}");
+        std::fs::remove_file(data_dir.join("quarantine")).unwrap();
+        assert_eq!(finish(&config, &mut identity, false), Ok(Finished::NewIncarnation));
+        assert_eq!(databases_in_quarantine(data_dir), 1);
     }
 }

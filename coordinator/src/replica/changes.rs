@@ -142,45 +142,20 @@ fn sorted(mut state: ConfState) -> ConfState {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Recovered, ReplicaConfig, Truncated};
+    use super::super::Recovered;
+    use super::super::fixture::{self, Disk, config, voters};
     use super::*;
     use crate::machine::members::{MemberChange, MemberStep};
-    use raft::eraftpb::{HardState, Message, MessageType};
-
-    struct Nothing;
-
-    impl OlderEntries for Nothing {
-        fn fetch(&self, _low: u64, _high: u64, _max_bytes: u64) -> Result<Vec<Entry>, String> {
-            Ok(Vec::new())
-        }
-    }
+    use raft::eraftpb::{Message, MessageType};
 
     fn answer(msg_type: MessageType, from: u64, index: u64) -> Message {
         Message { msg_type, from, to: 2, term: 1, index, ..Message::default() }
     }
 
     /// Member 2 of three leads; its first entry is committed and applied.
-    fn leader() -> Replica<Nothing> {
-        let config = ReplicaConfig {
-            raft_id: 2,
-            boot_nonce: 1,
-            heartbeat_ticks: 2,
-            election_ticks_min: 10,
-            election_ticks_max: 20,
-            applied: 0,
-            applied_log_ms: 0,
-            cache_limit_bytes: 1 << 20,
-            max_uncommitted_bytes: 1 << 20,
-            suspect: false,
-            seed: 1,
-        };
-        let recovered = Recovered {
-            hard_state: HardState::default(),
-            conf_state: ConfState { voters: vec![1, 2, 3], ..ConfState::default() },
-            last: Truncated::default(),
-            ..Recovered::default()
-        };
-        let mut replica = Replica::new(config, recovered, Nothing).unwrap();
+    fn leader() -> Replica<Disk> {
+        let recovered = Recovered { conf_state: voters(&[1, 2, 3]), ..Recovered::default() };
+        let mut replica = fixture::replica(config(2), Vec::new(), recovered);
         replica.campaign();
         for granted in [MessageType::MsgRequestPreVoteResponse, MessageType::MsgRequestVoteResponse] {
             persist(&mut replica);
@@ -193,7 +168,7 @@ mod tests {
         replica
     }
 
-    fn persist(replica: &mut Replica<Nothing>) {
+    fn persist(replica: &mut Replica<Disk>) {
         while let Some(write) = replica.turn().writes.last() {
             replica.on_durable(write.number);
         }

@@ -306,15 +306,8 @@ impl<O: OlderEntries> Storage for LogView<O> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fixture::Disk;
     use super::*;
-
-    struct Disk(Vec<Entry>);
-
-    impl OlderEntries for Disk {
-        fn fetch(&self, low: u64, high: u64, _max: u64) -> Result<Vec<Entry>, String> {
-            Ok(self.0.iter().filter(|e| (low..high).contains(&e.index)).cloned().collect())
-        }
-    }
 
     fn entry(index: u64, term: u64) -> Entry {
         Entry { index, term, data: vec![7; 100].into(), ..Default::default() }

@@ -21,6 +21,8 @@
 //!   log that lost it, the outcome is unknown.
 
 mod changes;
+#[cfg(test)]
+mod fixture;
 mod log_view;
 mod proposals;
 mod reads;

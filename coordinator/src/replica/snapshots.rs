@@ -91,41 +91,20 @@ impl<O: OlderEntries> Replica<O> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fixture::{self, Disk, config, entries, voters};
     use super::super::{Recovered, ReplicaConfig};
     use super::*;
-    use raft::eraftpb::{ConfState, Entry, HardState};
-
-    struct Disk(Vec<Entry>);
-
-    impl OlderEntries for Disk {
-        fn fetch(&self, low: u64, high: u64, _max_bytes: u64) -> Result<Vec<Entry>, String> {
-            Ok(self.0.iter().filter(|e| (low..high).contains(&e.index)).cloned().collect())
-        }
-    }
+    use raft::eraftpb::HardState;
 
     /// Ten entries, eight of them applied.
     fn replica() -> Replica<Disk> {
-        let entry = |index| Entry { index, term: 1, ..Entry::default() };
-        let config = ReplicaConfig {
-            raft_id: 1,
-            boot_nonce: 1,
-            heartbeat_ticks: 2,
-            election_ticks_min: 10,
-            election_ticks_max: 20,
-            applied: 8,
-            applied_log_ms: 0,
-            cache_limit_bytes: 1 << 20,
-            max_uncommitted_bytes: 1 << 20,
-            suspect: false,
-            seed: 1,
-        };
         let recovered = Recovered {
             hard_state: HardState { term: 1, commit: 8, ..HardState::default() },
-            conf_state: ConfState { voters: vec![1], ..ConfState::default() },
+            conf_state: voters(&[1]),
             last: Truncated { index: 10, term: 1 },
             ..Recovered::default()
         };
-        Replica::new(config, recovered, Disk((1..=10).map(entry).collect())).unwrap()
+        fixture::replica(ReplicaConfig { applied: 8, ..config(1) }, entries(10, 1), recovered)
     }
 
     #[test]

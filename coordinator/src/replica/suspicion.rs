@@ -235,17 +235,10 @@ impl<O: OlderEntries> Replica<O> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fixture::{self, Disk, config, entries, voters};
     use super::super::{Recovered, ReplicaConfig};
     use super::*;
     use raft::eraftpb::{ConfState, Entry, HardState};
-
-    struct Disk(Vec<Entry>);
-
-    impl OlderEntries for Disk {
-        fn fetch(&self, low: u64, high: u64, _max_bytes: u64) -> Result<Vec<Entry>, String> {
-            Ok(self.0.iter().filter(|e| (low..high).contains(&e.index)).cloned().collect())
-        }
-    }
 
     fn entry(index: u64, term: u64) -> Entry {
         Entry { index, term, ..Entry::default() }
@@ -254,30 +247,17 @@ mod tests {
     /// Member 2 of three. Its last record, which replaced entries 3 and 4 by those of term 2, is
     /// lost, so that those of term 1 stand there again; two entries are committed.
     fn suspect() -> Replica<Disk> {
-        suspect_with(ConfState { voters: vec![1, 2, 3], ..ConfState::default() })
+        suspect_with(voters(&[1, 2, 3]))
     }
 
     fn suspect_with(conf_state: ConfState) -> Replica<Disk> {
-        let config = ReplicaConfig {
-            raft_id: 2,
-            boot_nonce: 1,
-            heartbeat_ticks: 2,
-            election_ticks_min: 10,
-            election_ticks_max: 20,
-            applied: 0,
-            applied_log_ms: 0,
-            cache_limit_bytes: 1 << 20,
-            max_uncommitted_bytes: 1 << 20,
-            suspect: true,
-            seed: 1,
-        };
         let recovered = Recovered {
             hard_state: HardState { term: 2, vote: 1, commit: 2, ..HardState::default() },
             conf_state,
             last: Truncated { index: 4, term: 1 },
             ..Recovered::default()
         };
-        Replica::new(config, recovered, Disk((1..=4).map(|index| entry(index, 1)).collect())).unwrap()
+        fixture::replica(ReplicaConfig { suspect: true, ..config(2) }, entries(4, 1), recovered)
     }
 
     fn from_leader(msg_type: MessageType, commit: u64) -> Message {

@@ -29,7 +29,7 @@ pub use chores::Retention;
 pub use content::{Print, prints_of};
 pub use error::StoreError;
 pub use history::Slice;
-pub use quarantine::Quarantined;
+pub use quarantine::{Quarantined, files_of};
 pub use query::ResultFilter;
 pub use schema::SCHEMA_VERSION;
 

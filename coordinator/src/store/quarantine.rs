@@ -1,7 +1,7 @@
 //! Moving a damaged file out of the way, with a manifest that says what it was and why it went.
 
 use super::StoreError;
-use super::schema::wal_path;
+use super::schema::{owned_and_free, wal_path, wanted_path};
 use serde::Serialize;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,15 @@ pub struct Quarantined {
     pub folder: PathBuf,
     /// Why.
     pub why: String,
+}
+
+/// The database and what belongs to it, for whoever puts it aside while no store is open; nothing where
+/// the file is another program's or in use.
+pub fn files_of(path: &Path) -> Vec<PathBuf> {
+    match owned_and_free(path) {
+        Ok(()) => vec![path.to_owned(), wal_path(path), wanted_path(path)],
+        Err(_) => Vec::new(),
+    }
 }
 
 #[derive(Serialize)]

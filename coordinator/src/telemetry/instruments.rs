@@ -3,7 +3,7 @@
 use super::Counters;
 use api::metrics::{self, Metric};
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::{Histogram, Meter};
+use opentelemetry::metrics::{AsyncInstrument, Histogram, Meter};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -63,6 +63,15 @@ fn counts(meter: &Meter, metric: &Metric) -> Histogram<u64> {
 /// Labelled values of one metric.
 type Series<T> = Vec<(T, Vec<KeyValue>)>;
 
+/// Tells an instrument what is read, each value with its labels.
+fn telling<T>(read: impl Fn() -> Series<T> + Send + Sync) -> impl Fn(&dyn AsyncInstrument<T>) + Send + Sync {
+    move |observer| {
+        for (value, labels) in read() {
+            observer.observe(value, &labels);
+        }
+    }
+}
+
 /// A counter that is kept elsewhere and read when asked.
 pub(crate) fn counter(
     meter: &Meter,
@@ -73,11 +82,7 @@ pub(crate) fn counter(
         .u64_observable_counter(metric.name)
         .with_unit(metric.unit)
         .with_description(metric.help)
-        .with_callback(move |observer| {
-            for (value, labels) in read() {
-                observer.observe(value, &labels);
-            }
-        })
+        .with_callback(telling(read))
         .build();
 }
 
@@ -105,11 +110,7 @@ pub(crate) fn gauge(meter: &Meter, metric: &Metric, read: impl Fn() -> Series<u6
         .u64_observable_gauge(metric.name)
         .with_unit(metric.unit)
         .with_description(metric.help)
-        .with_callback(move |observer| {
-            for (value, labels) in read() {
-                observer.observe(value, &labels);
-            }
-        })
+        .with_callback(telling(read))
         .build();
 }
 
@@ -123,11 +124,7 @@ pub(crate) fn gauge_f64(
         .f64_observable_gauge(metric.name)
         .with_unit(metric.unit)
         .with_description(metric.help)
-        .with_callback(move |observer| {
-            for (value, labels) in read() {
-                observer.observe(value, &labels);
-            }
-        })
+        .with_callback(telling(read))
         .build();
 }
 

@@ -1,7 +1,7 @@
 //! A backup of a live node, its damages, and its way back.
 
 use super::*;
-use crate::backup::{BackupError, RestoreOptions, restore, verify};
+use crate::backup::{BACKUP_VERSION, BackupError, RestoreOptions, restore, verify};
 use std::path::{Path, PathBuf};
 
 async fn bytes_of(live: &Live, path: &str) -> Vec<u8> {
@@ -15,6 +15,10 @@ async fn bytes_of(live: &Live, path: &str) -> Vec<u8> {
 async fn busy() -> Live {
     let live = Live::leading().await;
     live.register("w", 2).await;
+    busied(live).await
+}
+
+async fn busied(live: Live) -> Live {
     for id in ["done", "runs"] {
         live.noop(id).await;
     }
@@ -130,7 +134,7 @@ async fn a_damaged_backup_touches_nothing() {
     let find = |needle: &str| sound.windows(needle.len()).position(|w| w == needle.as_bytes()).unwrap();
     let mut newer = sound.clone();
     newer[find("\"version\": 1") + 11] = b'2';
-    assert!(matches!(refused(&newer), BackupError::Version { found: 2 }));
+    assert!(matches!(refused(&newer), BackupError::Version { found: 2, .. }));
     assert!(matches!(refused(b"no tar at all"), BackupError::Damaged(_)));
 }
 
@@ -201,4 +205,127 @@ async fn results_are_given_as_a_parquet_file() {
     assert_eq!(live.get("/api/results?format=parquet&limit=5").await.status, 422);
     assert_eq!(live.get("/api/results?format=csv").await.status, 422);
     live.end().await;
+}
+
+/// A node one of whose tasks has left memory; only its history knows of it.
+async fn long_busy() -> Live {
+    let live = Live::leading().await;
+    live.register("w", 2).await;
+    live.noop("gone").await;
+    let leased = live.lease("w", 1, 2000, &[]).await;
+    let token = tokens(&leased)[0];
+    assert_eq!(live.post("/api/tasks/gone/result", report(token, "w")).await.status, 200);
+    assert_eq!(live.post("/api/settings", json!({"finished_retention_ms": 1000})).await.status, 200);
+    until("the task to leave memory", || async { live.app.node.machine().task("gone").is_none() }).await;
+    assert_eq!(live.post("/api/settings", json!({"finished_retention_ms": 86_400_000})).await.status, 200);
+    busied(live).await
+}
+
+/// Everything that a restored node tells of its tasks, its history and its settings.
+async fn told(live: &Live) -> Value {
+    let mut tasks = Vec::new();
+    for id in ["gone", "done", "runs", "waits"] {
+        tasks.push(live.get(&format!("/api/tasks/{id}")).await.body);
+    }
+    let lease = live.post("/api/leases/lock", json!({"holder": "another", "ttl_ms": 1000})).await.body;
+    json!({
+        "cluster_id": live.app.node.cluster_id(),
+        "tasks": tasks,
+        "list": live.get("/api/tasks").await.body,
+        "results": live.get("/api/results").await.body,
+        "workers": live.get("/api/workers").await.body,
+        "settings": live.get("/api/settings").await.body["settings"],
+        "epoch": lease["epoch"],
+    })
+}
+
+fn kept(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats").join(name)
+}
+
+/// The archive as this version writes it: a later one must restore it like that, or refuse it by name.
+/// A new version's files are written by a run with `HOLDFAST_REWRITE_GOLDEN` in the environment; the
+/// old ones stay.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_of_this_version_is_restored_as_ever() {
+    let archive = kept(&format!("backup-{BACKUP_VERSION}.tar"));
+    let rewrite = std::env::var_os("HOLDFAST_REWRITE_GOLDEN").is_some();
+    if rewrite {
+        let live = long_busy().await;
+        std::fs::write(&archive, bytes_of(&live, "/api/backup").await).unwrap();
+        live.end().await;
+    }
+    let target = tempfile::tempdir().unwrap();
+    let options = RestoreOptions { restore_id: Some("golden".into()), ..options(&archive, target.path()) };
+    let restored = tokio::task::spawn_blocking(move || restore(&options).unwrap()).await.unwrap();
+    assert_eq!((restored.tasks, restored.voters.as_slice()), (3, ["n1".to_owned()].as_slice()));
+    let live = Live::in_folder(target).started().await;
+    let found = serde_json::to_string_pretty(&told(&live).await).unwrap() + "\n";
+    let verified = live.act("/api/admin/verify").await.body;
+    assert_eq!(verified["sound"], true, "{verified}");
+    live.end().await;
+    let expected = kept(&format!("backup-{BACKUP_VERSION}.json"));
+    if rewrite {
+        std::fs::write(&expected, &found).unwrap();
+    }
+    let expected = std::fs::read_to_string(expected).unwrap();
+    assert_eq!(found, expected, "{} is restored to something else than ever", archive.display());
+}
+
+/// The kept archive with a part changed and its hash made to fit.
+fn altered(name: &str, change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut tar = tar::Archive::new(std::fs::File::open(kept("backup-1.tar")).unwrap());
+    let mut files: Vec<(String, Vec<u8>)> = tar
+        .entries()
+        .unwrap()
+        .map(|entry| {
+            let mut entry = entry.unwrap();
+            let (name, mut bytes) = (entry.path().unwrap().display().to_string(), Vec::new());
+            std::io::Read::read_to_end(&mut entry, &mut bytes).unwrap();
+            (name, bytes)
+        })
+        .collect();
+    let (_, bytes) = files.iter_mut().find(|(file, _)| file == name).unwrap();
+    change(bytes);
+    let hash = format!("{:032x}", xxhash_rust::xxh3::xxh3_128(bytes));
+    let mut manifest: Value = serde_json::from_slice(&files[0].1).unwrap();
+    for file in manifest["files"].as_array_mut().unwrap().iter_mut().filter(|file| file["name"] == name) {
+        file["xxh3_128"] = json!(hash);
+    }
+    files[0].1 = serde_json::to_vec(&manifest).unwrap();
+    let mut tar = tar::Builder::new(Vec::new());
+    for (name, bytes) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        tar.append_data(&mut header, name, bytes.as_slice()).unwrap();
+    }
+    tar.into_inner().unwrap()
+}
+
+#[test]
+fn a_backup_of_another_version_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("target");
+    let refused = |bytes: Vec<u8>| {
+        let why = restore(&options(&written(folder.path(), &bytes), &target)).unwrap_err().to_string();
+        assert!(!target.exists() && !why.contains("damaged"), "{why}");
+        why
+    };
+    let manifest = |key: &str, version: u32| {
+        altered("manifest.json", |text| {
+            let mut manifest: Value = serde_json::from_slice(text).unwrap();
+            manifest[key] = json!(version);
+            *text = serde_json::to_vec(&manifest).unwrap();
+        })
+    };
+    for version in [0, BACKUP_VERSION + 1] {
+        let why = refused(manifest("version", version));
+        assert!(why.contains(&format!("the backup has version {version}, this program reads")), "{why}");
+        let why = refused(manifest("schema_version", version));
+        assert!(why.contains(&format!("history has version {version}, this program reads")), "{why}");
+    }
+    for version in [1, crate::machine::SNAPSHOT_VERSION as u8 + 1] {
+        let why = refused(altered("machine.snapshot", |bytes| bytes[8] = version));
+        assert!(why.contains(&format!("the snapshot has version {version}, this program reads")), "{why}");
+    }
 }
