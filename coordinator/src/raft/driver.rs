@@ -37,7 +37,7 @@ const DRAIN: usize = 4_096;
 /// Bytes packed into one entry, unless one command alone is larger.
 const ENTRY_BYTES: usize = 1024 * 1024;
 /// How long requests gather for the next entry while one of this leader's is not yet committed.
-const GATHER: Duration = Duration::from_millis(2);
+const GATHER: Duration = Duration::from_millis(5);
 /// How long proposals wait out a hand-over of leadership.
 const HOLD: Duration = Duration::from_millis(1_000);
 
@@ -234,6 +234,9 @@ impl<O: OlderEntries> Driver<O> {
             self.publish(&mut waiting);
             self.turns.fetch_add(1, Ordering::Relaxed);
         }
+        if let Some(write) = self.replica.settle() {
+            let _ = self.writer.send(write);
+        }
         for (_, (waiters, _)) in waiting.proposals.drain() {
             waiters.into_iter().for_each(|w| drop(w.send(Err(NodeError::UnknownOutcome))));
         }
@@ -260,6 +263,9 @@ impl<O: OlderEntries> Driver<O> {
                 default(until(next_tick)) => None,
             }
         };
+        // Where clients wait, an entry follows within moments: it tells the others what is committed.
+        let entry_follows = matches!(first, Some(Input::Propose(..))) || !self.outbox.clients.is_empty();
+        self.replica.commit_rides(entry_follows);
         if let Some(input) = first {
             self.take(input, waiting);
         }

@@ -24,6 +24,7 @@ mod changes;
 #[cfg(test)]
 mod fixture;
 mod log_view;
+mod owed;
 mod proposals;
 mod reads;
 mod snapshots;
@@ -34,6 +35,7 @@ pub use changes::ConfOutcome;
 pub use log_view::{LogView, OlderEntries, Recovered, Truncated};
 pub use suspicion::{Told, VoterSets};
 
+use owed::{Owed, Unsynced};
 use proposals::last_log_ms;
 use raft::eraftpb::{Entry, HardState, Message, MessageType, Snapshot};
 use raft::{Config, RawNode, ReadOnlyOption, StateRole};
@@ -86,7 +88,8 @@ pub struct LogWrite {
     pub install: Option<Snapshot>,
     /// Entries up to here may go, since this snapshot holds them.
     pub compact: Option<(Snapshot, Truncated)>,
-    /// False where losing it costs nothing (only the commit index moved).
+    /// False where losing it costs nothing: only the commit index moved, or there is nothing to write
+    /// and messages wait for what was handed out before.
     pub must_sync: bool,
 }
 
@@ -215,8 +218,10 @@ pub struct Replica<O: OlderEntries> {
     unknown: Vec<Tag>,
     lost: Vec<Tag>,
     expired: Vec<Tag>,
-    /// Numbers of writes handed out and not reported durable, with the last index of each.
-    unsynced: VecDeque<(u64, u64)>,
+    /// Writes handed out and not reported durable.
+    unsynced: VecDeque<Unsynced>,
+    /// A commit index that the disk does not have yet.
+    owed: Option<Owed>,
     elections: u64,
     /// Ticks since the start, and at which of them each member was heard last.
     ticks: u64,
@@ -300,6 +305,7 @@ impl<O: OlderEntries> Replica<O> {
             lost: Vec::new(),
             expired: Vec::new(),
             unsynced: VecDeque::new(),
+            owed: None,
             elections: 0,
             ticks: 0,
             heard: BTreeMap::new(),
@@ -420,12 +426,11 @@ impl<O: OlderEntries> Replica<O> {
     }
 
     /// The write of this number, and all before it, are durable.
-    pub fn on_durable(&mut self, number: u64) {
+    pub fn on_durable(&mut self, mut number: u64) {
         let mut durable = None;
-        while self.unsynced.front().is_some_and(|(n, _)| *n <= number) {
-            if let Some((_, last)) = self.unsynced.pop_front() {
-                durable = Some(last).filter(|l| *l > 0).or(durable);
-            }
+        while let Some(write) = self.unsynced.pop_front_if(|w| w.number <= number || w.only_counts) {
+            number = number.max(write.number);
+            durable = Some(write.last).filter(|last| *last > 0).or(durable);
         }
         if let Some(index) = durable {
             self.raw.mut_store().set_durable(index);
@@ -508,6 +513,7 @@ impl<O: OlderEntries> Replica<O> {
         while self.raw.has_ready() {
             self.one_ready(&mut turn);
         }
+        turn.writes.extend(self.settle_if_due());
         turn.unknown.append(&mut self.unknown);
         turn.lost.append(&mut self.lost);
         turn.expired_reads.append(&mut self.expired);
@@ -561,18 +567,8 @@ impl<O: OlderEntries> Replica<O> {
         }
         if let Some(first) = write.entries.first() {
             // What is reported of older writes says nothing of entries that replace theirs.
-            self.unsynced.iter_mut().for_each(|(_, last)| *last = (*last).min(first.index - 1));
+            self.unsynced.iter_mut().for_each(|w| w.last = w.last.min(first.index - 1));
         }
-        let last = write.entries.last().map_or(0, |e| e.index);
-        self.unsynced.push_back((write.number, last));
-        let nothing = write.entries.is_empty()
-            && write.hard_state.is_none()
-            && write.then_send.is_empty()
-            && write.install.is_none();
-        if nothing && self.unsynced.len() == 1 {
-            self.on_durable(write.number);
-        } else {
-            turn.writes.push(write);
-        }
+        self.hand_out(write, turn);
     }
 }

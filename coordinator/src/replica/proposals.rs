@@ -50,6 +50,12 @@ impl<O: OlderEntries> Replica<O> {
         Ok(())
     }
 
+    /// True where another entry follows within moments: what is committed meanwhile is told with it,
+    /// and not by messages of its own.
+    pub fn commit_rides(&mut self, rides: bool) {
+        self.raw.skip_bcast_commit(rides);
+    }
+
     /// Who waits for this entry; whoever waited for something else at its index will not get it.
     pub(super) fn tag_of(&mut self, entry: &Entry) -> Option<Tag> {
         while let Some((index, term, tag)) = self.proposals.front().copied() {

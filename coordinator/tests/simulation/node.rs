@@ -21,6 +21,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// Steps between two pulses.
 const PULSE_STEPS: u64 = 10;
+/// So long is what is committed told at once, then as long only with the next entry or heartbeat.
+const RIDES_STEPS: u64 = 64;
 /// Steps that fetching a snapshot takes.
 const FETCH_STEPS: u64 = 6;
 /// Tasks that the snapshot thread reads at once.
@@ -290,7 +292,11 @@ impl World {
     /// The owner thread's turn.
     fn own(&mut self, at: usize) {
         let inputs = match &mut self.nodes[at].running {
-            Some(running) => std::mem::take(&mut running.inbox),
+            Some(running) => {
+                // As if clients were many, then few.
+                running.replica.commit_rides((self.now / RIDES_STEPS).is_multiple_of(2));
+                std::mem::take(&mut running.inbox)
+            }
             None => return,
         };
         for input in inputs {
