@@ -10,10 +10,11 @@ use crate::access::{Access, Caller};
 use crate::raft::handshake::HANDSHAKE;
 use api::ErrorCode;
 use api::access::Role;
+use axum::RequestExt;
 use axum::body::Body;
 use axum::extract::{FromRequestParts, MatchedPath, RawPathParams, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use std::future::Future;
@@ -28,12 +29,12 @@ pub async fn check(State(access): State<Access>, request: Request, next: Next) -
 }
 
 /// Serves the request if its caller may have it; otherwise says why not.
-pub async fn then<F>(access: &Access, request: Request, serve: impl FnOnce(Request) -> F) -> Response
+pub async fn then<F>(access: &Access, mut request: Request, serve: impl FnOnce(Request) -> F) -> Response
 where
     F: Future<Output = Response>,
 {
-    match admit(access, request).await {
-        Ok((request, answer_proof)) => {
+    match admit(access, &mut request).await {
+        Ok(answer_proof) => {
             let mut response = serve(request).await;
             if let Some(value) = answer_proof.and_then(|proof| HeaderValue::from_str(&proof).ok()) {
                 response.headers_mut().insert(ANSWER_PROOF, value);
@@ -46,9 +47,8 @@ where
 
 /// The check before the Prometheus endpoint: a token of one that may look, where tokens are asked for.
 pub async fn check_scrape(State(access): State<Access>, request: Request, next: Next) -> Response {
-    let (parts, body) = request.into_parts();
-    match by_token(&access, &parts) {
-        Ok(caller) if VIEW.allows(caller.role) => next.run(Request::from_parts(parts, body)).await,
+    match by_token(&access, request.headers()) {
+        Ok(caller) if VIEW.allows(caller.role) => next.run(request).await,
         Ok(caller) => {
             let why = format!("{} is {} and may not read the metrics", caller.subject, caller.role);
             *refuse(ErrorCode::Forbidden, why)
@@ -57,14 +57,14 @@ pub async fn check_scrape(State(access): State<Access>, request: Request, next: 
     }
 }
 
-/// The request with its caller, and what the answer has to prove; or the refusal.
-async fn admit(access: &Access, request: Request) -> Result<(Request, Option<String>), Box<Response>> {
-    let Some(path) = request.extensions().get::<MatchedPath>().cloned() else {
-        return Ok((request, None)); // no route: the router says so
+/// Puts its caller into the request. Gives what the answer has to prove; or the refusal.
+async fn admit(access: &Access, request: &mut Request) -> Result<Option<String>, Box<Response>> {
+    let Some(path) = request.extensions().get::<MatchedPath>() else {
+        return Ok(None); // no route: the router says so
     };
     let row = match table().find(request.method().as_str(), path.as_str()) {
         Found::Row(row) => row,
-        Found::NoSuchMethod(methods) => return Err(Box::new(no_such_method(&request, &methods))),
+        Found::NoSuchMethod(methods) => return Err(Box::new(no_such_method(request, &methods))),
         Found::NoSuchPath => {
             tracing::error!(
                 path = path.as_str(),
@@ -74,32 +74,31 @@ async fn admit(access: &Access, request: Request) -> Result<(Request, Option<Str
             return Err(refuse(ErrorCode::Internal, why));
         }
     };
-    let (mut parts, mut body) = request.into_parts();
     let mut answer_proof = None;
     let caller = match row.allowed {
         Allowed::Anybody => Caller::anybody(),
         // Boxed: every request carries the room for what it may have to wait for.
-        Allowed::Peers => Box::pin(peer(access, &parts, &mut body, &mut answer_proof)).await?,
-        Allowed::Roles(_) if parts.headers.contains_key(PROOF) && !access.peers_are_open() => {
-            Box::pin(peer(access, &parts, &mut body, &mut answer_proof)).await?
+        Allowed::Peers => Box::pin(peer(access, request, &mut answer_proof)).await?,
+        Allowed::Roles(_) if request.headers().contains_key(PROOF) && !access.peers_are_open() => {
+            Box::pin(peer(access, request, &mut answer_proof)).await?
         }
-        Allowed::Roles(_) => by_token(access, &parts)?,
+        Allowed::Roles(_) => by_token(access, request.headers())?,
     };
     if !row.allowed.allows(caller.role) {
         let why = format!("{} is {} and may not {} {}", caller.subject, caller.role, row.method, row.path);
         return Err(refuse(ErrorCode::Forbidden, why));
     }
     if row.path.starts_with("/api/workers/{id}") {
-        Box::pin(is_own_worker(&mut parts, &caller)).await?;
+        Box::pin(is_own_worker(request, &caller)).await?;
     }
-    parts.extensions.insert(caller);
-    Ok((Request::from_parts(parts, body), answer_proof))
+    request.extensions_mut().insert(caller);
+    Ok(answer_proof)
 }
 
 /// Who the token names; anybody where no token is asked for.
-fn by_token(access: &Access, parts: &Parts) -> Result<Caller, Box<Response>> {
+fn by_token(access: &Access, headers: &HeaderMap) -> Result<Caller, Box<Response>> {
     let Some(tokens) = access.tokens() else { return Ok(Caller::anybody()) };
-    let Some(value) = parts.headers.get(header::AUTHORIZATION) else {
+    let Some(value) = headers.get(header::AUTHORIZATION) else {
         let why = "this cluster asks for a token: send `Authorization: Bearer …` (POST /api/auth/login or `coordinator token` give one)";
         return Err(unauthorized(access, why.to_owned()));
     };
@@ -116,29 +115,29 @@ fn by_token(access: &Access, parts: &Parts) -> Result<Caller, Box<Response>> {
 /// A peer that has proved itself as this node asks for it.
 async fn peer(
     access: &Access,
-    parts: &Parts,
-    body: &mut Body,
+    request: &mut Request,
     answer_proof: &mut Option<String>,
 ) -> Result<Caller, Box<Response>> {
-    if access.wants_certificates() && parts.extensions.get::<CertifiedPeer>().is_none() {
+    if access.wants_certificates() && request.extensions().get::<CertifiedPeer>().is_none() {
         let why = "only nodes may call this: show a certificate that `ca_path` has signed";
         return Err(refuse(ErrorCode::Unauthorized, why.to_owned()));
     }
     let Some(secret) = access.secret() else { return Ok(Caller::peer()) };
-    let Some(header) = parts.headers.get(PROOF).and_then(|v| v.to_str().ok()) else {
+    let Some(header) = request.headers().get(PROOF).and_then(|v| v.to_str().ok()) else {
         return Err(challenge(
             access,
             "only nodes may call this, and they prove that they know the cluster secret",
         ));
     };
-    let taken = std::mem::replace(body, Body::empty());
-    let bytes =
-        super::extract::read_whole(&parts.headers, taken).await.map_err(|e| Box::new(e.into_response()))?;
-    let path = parts.uri.path_and_query().map_or("/", |p| p.as_str());
-    let hello = parts.headers.get(HANDSHAKE).map_or(&b""[..], |v| v.as_bytes());
-    match secret.verify(header, parts.method.as_str(), path, &[&bytes, hello]) {
+    let header = header.to_owned();
+    let body = std::mem::take(request.body_mut());
+    let read = super::extract::read_whole(request.headers(), body).await;
+    let bytes = read.map_err(|e| Box::new(e.into_response()))?;
+    let path = request.uri().path_and_query().map_or("/", |p| p.as_str());
+    let hello = request.headers().get(HANDSHAKE).map_or(&b""[..], |v| v.as_bytes());
+    match secret.verify(&header, request.method().as_str(), path, &[&bytes, hello]) {
         Ok(proof) => {
-            *body = Body::from(bytes);
+            *request.body_mut() = Body::from(bytes);
             *answer_proof = Some(proof);
             Ok(Caller::peer())
         }
@@ -147,11 +146,11 @@ async fn peer(
 }
 
 /// A worker's token is good for its own worker only.
-async fn is_own_worker(parts: &mut Parts, caller: &Caller) -> Result<(), Box<Response>> {
+async fn is_own_worker(request: &mut Request, caller: &Caller) -> Result<(), Box<Response>> {
     if caller.worker_id.is_none() {
         return Ok(());
     }
-    let params = RawPathParams::from_request_parts(parts, &()).await;
+    let params = request.extract_parts::<RawPathParams>().await;
     let named = params.ok().and_then(|p| p.iter().find(|(key, _)| *key == "id").map(|(_, id)| id.to_owned()));
     match named {
         Some(id) if caller.may_be(&id) => Ok(()),

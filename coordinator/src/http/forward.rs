@@ -101,24 +101,18 @@ pub fn tune(builder: reqwest::ClientBuilder) -> reqwest::ClientBuilder {
 /// Has the leader answer: this node where it leads, else the one that does.
 ///
 /// What every write passes on the leader is kept small: the rest stands in a box of its own.
-pub async fn to_leader(app: &App, request: Request, next: Next) -> ApiResult<Response> {
+pub async fn to_leader(app: &App, mut request: Request, next: Next) -> ApiResult<Response> {
     let forwarded = request.headers().contains_key(FORWARDED_BY);
-    let (request, mut kept) = Kept::of(request).await?;
+    let mut kept = Kept::of(&mut request).await?;
     if !app.node.leads() {
         kept.keep_trace(request.headers());
+        return Box::pin(find_leader(app, Some((request, next)), kept, forwarded, None)).await;
     }
-    let mut here = Some((request, next));
-    let mut last = None;
-    if app.node.leads()
-        && let Some((request, next)) = here.take()
-    {
-        let answer = serve_here(app, request, next).await;
-        if forwarded || !wants_leader(&answer) {
-            return Ok(answer);
-        }
-        last = Some(answer);
+    let answer = serve_here(app, request, next).await;
+    if forwarded || !wants_leader(&answer) {
+        return Ok(answer);
     }
-    Box::pin(find_leader(app, here, kept, forwarded, last)).await
+    Box::pin(find_leader(app, None, kept, forwarded, Some(answer))).await
 }
 
 async fn serve_here(app: &App, request: Request, next: Next) -> Response {
@@ -185,18 +179,19 @@ struct Kept {
 }
 
 impl Kept {
-    /// Reads the body; gives the request back whole, with what is kept of it.
-    async fn of(request: Request) -> ApiResult<(Request, Kept)> {
-        let (parts, body) = request.into_parts();
-        let body = read_whole(&parts.headers, body).await?;
-        let kept = Kept {
-            method: parts.method.clone(),
-            uri: parts.uri.clone(),
-            headers: REQUEST_HEADERS.each_ref().map(|name| parts.headers.get(name).cloned()),
+    /// Reads the body, which stays in the request too.
+    async fn of(request: &mut Request) -> ApiResult<Kept> {
+        let body = std::mem::take(request.body_mut());
+        let body = read_whole(request.headers(), body).await?;
+        *request.body_mut() = Body::from(body.clone());
+        let headers = request.headers();
+        Ok(Kept {
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            headers: REQUEST_HEADERS.each_ref().map(|name| headers.get(name).cloned()),
             trace: Default::default(),
-            body: body.clone(),
-        };
-        Ok((Request::from_parts(parts, Body::from(body)), kept))
+            body,
+        })
     }
 
     /// Only what is sent on needs it; the leader spares itself the look.
