@@ -14,13 +14,15 @@ pub fn check_config(reading: &Reading) -> ExitCode {
     reading.remarks.iter().for_each(|remark| print::say(&remark.to_string()));
     reading.faults.iter().for_each(|fault| print::say(&format!("fault: {fault}")));
     let warnings = reading.remarks.iter().filter(|remark| remark.grade == Grade::Warning).count();
+    let warnings = print::counted(warnings, "warning");
     match (&reading.config, reading.faults.len()) {
         (Some(config), 0) => {
-            print::say(&format!("the config of node {} is valid; {warnings} warnings", config.node_id));
+            print::say(&format!("the config of node {} is valid; {warnings}", config.node_id));
             ExitCode::SUCCESS
         }
         (_, faults) => {
-            print::say(&format!("the config is not valid; {faults} faults, {warnings} warnings"));
+            let faults = print::counted(faults, "fault");
+            print::say(&format!("the config is not valid; {faults}, {warnings}"));
             ExitCode::from(EXIT_NOT_SO)
         }
     }

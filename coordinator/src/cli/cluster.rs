@@ -28,6 +28,9 @@ pub struct StatusCommand {
 #[derive(Debug, Serialize)]
 struct Seen {
     address: String,
+    /// Who is said to be there: by itself, else by the others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<Status>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -68,13 +71,24 @@ async fn see_all(client: &Client) -> Vec<Seen> {
     others.sort_by(|a, b| a.node_id.cmp(&b.node_id));
     others.dedup_by(|a, b| a.node_id == b.node_id);
     seen.extend(join_all(others.iter().map(|peer| see(client, &peer.address))).await);
+    let told: Vec<PeerStatus> =
+        seen.iter().filter_map(|s| s.status.as_ref()).flat_map(|s| s.peers.iter().cloned()).collect();
+    for silent in seen.iter_mut().filter(|s| s.node_id.is_none()) {
+        silent.node_id = told.iter().find(|p| p.address == silent.address).map(|p| p.node_id.clone());
+    }
     seen
 }
 
 async fn see(client: &Client, address: &str) -> Seen {
     match status_of(client, address).await {
-        Ok(status) => Seen { address: address.to_owned(), status: Some(status), error: None },
-        Err(error) => Seen { address: address.to_owned(), status: None, error: Some(reason(&error)) },
+        Ok(status) => {
+            let node_id = Some(status.node_id.clone());
+            Seen { address: address.to_owned(), node_id, status: Some(status), error: None }
+        }
+        Err(error) => {
+            let error = Some(reason(&error));
+            Seen { address: address.to_owned(), node_id: None, status: None, error }
+        }
     }
 }
 
@@ -110,7 +124,7 @@ fn show(seen: &[Seen]) {
             let why = chain.rsplit(": ").next().unwrap_or(chain);
             let dash = || "-".to_owned();
             [
-                "?".into(),
+                node.node_id.clone().unwrap_or_else(|| "?".into()),
                 node.address.clone(),
                 format!("no answer: {why}"),
                 dash(),

@@ -246,7 +246,7 @@ impl RemoveCommand {
         match self.cluster.json {
             true => print::json(&removed),
             false => print::out(&format!(
-                "{} is no member any more; its process still runs and can be stopped",
+                "{} is no member any more; where its process still runs, it can be stopped",
                 removed.node_id
             )),
         }

@@ -48,6 +48,11 @@ pub fn duration(duration: Duration) -> String {
     }
 }
 
+/// `1 warning`, `2 warnings`.
+pub fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 /// The text with control characters made visible, so that what a task printed can't move the
 /// cursor or set the title of an operator's terminal. Line feeds and tabs stay.
 pub fn visible(text: &str) -> String {

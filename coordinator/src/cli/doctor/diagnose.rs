@@ -4,11 +4,13 @@
 //! Causes stand before what follows from them.
 
 use super::collect::NodeSeen;
+use crate::cli::print;
 use api::cluster::{HealthStatus, PeerStatus, Report, Role};
 use api::task::TaskState;
 use api::worker::WorkerState;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -301,9 +303,10 @@ fn of_node(report: &Report, missing: &[&str]) -> Vec<Complaint> {
         }
     }
     let hours = status.uptime_seconds / 3600.0;
+    let up = Duration::try_from_secs_f64(status.uptime_seconds).unwrap_or_default();
     let changes = status.leader_changes as f64;
     if changes > 3.0 && changes / hours.max(0.1) > MAX_LEADER_CHANGES_PER_HOUR {
-        found.push(complain(Severity::Warning, &[node], format!("has seen {} leader changes in {:.1} hours", status.leader_changes, hours), "look at round trips and disk syncs (`coordinator --check-peers`); raise the election time-outs if they are slow"));
+        found.push(complain(Severity::Warning, &[node], format!("has seen {} leader changes in {}", status.leader_changes, print::duration(up)), "look at round trips and disk syncs (`coordinator --check-peers`); raise the election time-outs if they are slow"));
     }
     found
 }

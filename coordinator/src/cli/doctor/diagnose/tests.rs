@@ -132,7 +132,7 @@ fn every_other_complaint_has_its_trigger() {
         (|r| r.status.peers[0].clock_offset_ms = Some(-900), "900 ms apart"),
         (|r| r.status.peers[0].match_index = Some(0), ""),
         (|r| r.config_differs = vec!["node-4 is configured but no member".into()], "node-4 is configured"),
-        (|r| r.status.leader_changes = 50, "50 leader changes in 2.0 hours"),
+        (|r| r.status.leader_changes = 50, "50 leader changes in 2h 0m"),
         (|r| r.status.peers[0].rtt_ms = Some(40.0), "more than a tenth of election_timeout_min"),
         (|r| r.status.version = "0.2.0".into(), "different versions"),
         (|r| r.status.cluster_id = Some("d".into()), "different clusters"),
