@@ -1,9 +1,11 @@
 //! Operating a real cluster: logs that can be followed, a config read again, maintenance.
 
+use api::client::Repeat;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
+use testbed::binaries::Binaries;
 use testbed::{Cluster, wait};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -319,5 +321,134 @@ fn a_single_node_does_everything_a_cluster_does() {
         let health: api::cluster::Health =
             wait::get(&wait::http(), &cluster.place(0).url("/api/health")).await.unwrap();
         assert_ne!(health.status, api::cluster::HealthStatus::Failing, "{health:?}");
+    });
+}
+
+/// Waits for what a request gives.
+async fn asked<T>(what: &str, url: &str, holds: impl Fn(Value) -> Option<T>) -> T {
+    let http = wait::http();
+    wait::until(what, LIMIT, || async {
+        let answer: Value = wait::get(&http, url).await?;
+        holds(answer.clone()).ok_or_else(|| answer.to_string().chars().take(600).collect())
+    })
+    .await
+    .unwrap()
+}
+
+/// Keys that count at once do more than stand in a report: each is changed in a node that leads, and its
+/// effect is waited for.
+#[test]
+fn what_a_reload_takes_has_its_effect() {
+    runtime().block_on(async {
+        let mut cluster = Cluster::prepare(3, Binaries::find().unwrap(), "coordinator").unwrap();
+        let file = cluster.folder().join("node-1.jsonl");
+        // The one that is looked at leads, and goes on leading on a busy machine.
+        let timers =
+            json!({"heartbeat_interval": 100, "election_timeout_min": 3000, "election_timeout_max": 5000});
+        for index in 0..3 {
+            cluster.configure(index, &timers).unwrap();
+        }
+        edit(&cluster.place(0).config, |config| config["log_file"] = json!(file));
+        cluster.start_all().await.unwrap();
+        let client = cluster.client().unwrap();
+        let lead = json!({"to": cluster.place(0).id});
+        let _: Value = client.post("/api/cluster/transfer", &lead, Repeat::Idempotent).await.unwrap();
+        let place = cluster.place(0).clone();
+        let leads = |status: Value| (status["role"] == "leader").then_some(());
+        asked("node-1 to lead", &place.url("/api/status"), leads).await;
+        let (pid, path) = (cluster.pid(0).unwrap(), place.config.clone());
+        let reload = async |settings: Value| {
+            let reloads = |report: Value| report.pointer("/config/reloads").and_then(Value::as_u64);
+            let before = asked("a report", &place.url("/api/report"), reloads).await;
+            edit(&path, |config| {
+                config.as_object_mut().unwrap().extend(settings.as_object().unwrap().clone())
+            });
+            let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+            let last = |report: Value| {
+                (reloads(report.clone()) > Some(before)).then(|| report["config"]["last_reload"].clone())
+            };
+            let taken = asked("the reload", &place.url("/api/report"), last).await;
+            for key in settings.as_object().unwrap().keys() {
+                let applied = taken["applied"].as_array().unwrap();
+                assert!(applied.iter().any(|name| name == key), "{key}: {taken}");
+            }
+        };
+
+        // peers: a voter that is gone, and was edited out, is told with the command that removes it.
+        cluster.stop_node(2).unwrap();
+        let peers = json!([{"id": "node-2", "host": "127.0.0.1", "port": cluster.place(1).port}]);
+        reload(json!({"peers": peers})).await;
+
+        // max_log_size and snapshot_threshold: a snapshot where there was none.
+        let snapshot = |status: Value| status["snapshot_index"].as_u64().filter(|index| *index > 0);
+        let status: Value = wait::get(&wait::http(), &place.url("/api/status")).await.unwrap();
+        assert_eq!(snapshot(status), None);
+        reload(json!({"snapshot_threshold": 10, "max_log_size": 20})).await;
+        for number in 0..40 {
+            let task = json!({"task_id": format!("task-{number}"), "type": "noop"});
+            let _: Value = client.post("/api/tasks", &task, Repeat::Idempotent).await.unwrap();
+        }
+        asked("a snapshot", &place.url("/api/status"), snapshot).await;
+
+        // max_batch_size: commands that come at once are no longer packed.
+        reload(json!({"max_batch_size": 1})).await;
+        let status: Value = wait::get(&wait::http(), &place.url("/api/status")).await.unwrap();
+        let from = status["last_log_index"].as_u64().unwrap() + 1;
+        let many = (0..60).map(|_| async {
+            let _: Value = client.post("/api/tasks", &json!({"type": "noop"}), Repeat::Never).await.unwrap();
+        });
+        futures_util::future::join_all(many).await;
+        let log: Value =
+            wait::get(&wait::http(), &place.url(&format!("/api/debug/raft_log?from={from}&limit=500")))
+                .await
+                .unwrap();
+        let commands = |entry: &Value| entry["commands"].as_array().map_or(0, Vec::len);
+        let most = log["entries"].as_array().unwrap().iter().map(commands).max();
+        assert_eq!(most, Some(1), "{log}");
+
+        // log_level, log_max_size and log_backup_count: the file turns over, and one is kept.
+        reload(json!({"log_level": "DEBUG", "log_max_size": 4096, "log_backup_count": 1})).await;
+        let rotated = |number: usize| std::path::PathBuf::from(format!("{}.{number}", file.display()));
+        wait::until("the log file to turn over", LIMIT, || async {
+            let _: Value = wait::get(&wait::http(), &place.url("/api/tasks")).await?;
+            if rotated(1).exists() { Ok(()) } else { Err("it has not".to_owned()) }
+        })
+        .await
+        .unwrap();
+        assert!(!rotated(2).exists());
+
+        // log_raft_events: Raft's own lines.
+        reload(json!({"log_raft_events": true})).await;
+        let of_raft = |logs: Value| {
+            let lines = logs["lines"].as_array()?;
+            lines.iter().any(|line| line["target"] == "raft").then_some(())
+        };
+        let _: Value = client.post("/api/cluster/transfer", &json!({}), Repeat::Idempotent).await.unwrap();
+        asked("a line of Raft", &place.url("/api/logs?level=DEBUG&limit=1000"), of_raft).await;
+
+        // max_concurrent_connections: the next one is told to come again.
+        reload(json!({"max_concurrent_connections": 8})).await;
+        let mut held = Vec::new();
+        for _ in 0..8 {
+            held.push(std::net::TcpStream::connect(place.address()).unwrap());
+        }
+        wait::until("a client to be told to come again", LIMIT, || async {
+            let answer =
+                wait::http().get(place.url("/api/status")).send().await.map_err(|e| e.to_string())?;
+            if answer.status() == 503 { Ok(()) } else { Err(answer.status().to_string()) }
+        })
+        .await
+        .unwrap();
+        drop(held);
+
+        let warned = |status: Value| {
+            let text = status["warnings"].to_string();
+            text.contains("coordinator members remove node-3").then_some(())
+        };
+        asked("the forgotten voter to be told", &place.url("/api/status"), warned).await;
+        let metrics = format!("http://127.0.0.1:{}/metrics", place.prometheus_port);
+        let text = wait::http().get(metrics).send().await.unwrap().text().await.unwrap();
+        assert!(text.contains("holdfast_members{state=\"forgotten\"} 1"), "{text}");
     });
 }
