@@ -43,6 +43,9 @@ pub const SNAPSHOT_LIMIT: Duration = Duration::from_secs(300);
 const ROUNDS: u32 = 30;
 const BETWEEN_ROUNDS: Duration = Duration::from_secs(1);
 
+/// The version of a plan that this program writes and carries out.
+const PLAN_VERSION: u32 = 1;
+
 /// What is to be done at the next start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Plan {
@@ -144,13 +147,28 @@ pub fn asked_by_flag(data_dir: &Path, flag: bool) -> Result<bool, String> {
     }
 }
 
-/// PURE. The newest index at which more than half of `voters` agree.
+/// PURE. The newest index at which more than half of `voters` agree. One that all of them remember goes
+/// before one at which they stand just now: a snapshot of a moment later would not remember that.
 pub fn majority(voters: usize, told: &[(String, StateChecksum)]) -> Result<Agreed, String> {
-    let mut points = Vec::new();
+    let (mut remembered, mut present) = (Vec::new(), Vec::new());
     for (node, sums) in told {
-        points.push((sums.applied_index, &sums.checksum, &sums.log_chain, node));
-        points.extend(sums.checkpoints.iter().map(|c| (c.index, &c.checksum, &c.log_chain, node)));
+        remembered.extend(sums.checkpoints.iter().map(|c| (c.index, &c.checksum, &c.log_chain, node)));
+        present.push((sums.applied_index, &sums.checksum, &sums.log_chain, node));
     }
+    present.extend(&remembered);
+    newest_alike(voters, remembered).or_else(|| newest_alike(voters, present)).ok_or_else(|| {
+        let names: Vec<&str> = told.iter().map(|(node, _)| node.as_str()).collect();
+        format!(
+            "no majority of the {voters} voters agrees on a state at one index (answers came from: {}); nothing is replaced",
+            if names.is_empty() { "nobody".to_owned() } else { names.join(", ") }
+        )
+    })
+}
+
+/// Index, checksum, log chain, and who says so.
+type Point<'a> = (u64, &'a String, &'a String, &'a String);
+
+fn newest_alike(voters: usize, mut points: Vec<Point<'_>>) -> Option<Agreed> {
     points.sort();
     points.dedup();
     let mut best: Option<Agreed> = None;
@@ -165,13 +183,7 @@ pub fn majority(voters: usize, told: &[(String, StateChecksum)]) -> Result<Agree
             best = Some(Agreed { nodes, index, checksum: checksum.clone(), log_chain: log_chain.clone() });
         }
     }
-    best.ok_or_else(|| {
-        let names: Vec<&str> = told.iter().map(|(node, _)| node.as_str()).collect();
-        format!(
-            "no majority of the {voters} voters agrees on a state at one index (answers came from: {}); nothing is replaced",
-            if names.is_empty() { "nobody".to_owned() } else { names.join(", ") }
-        )
-    })
+    best
 }
 
 /// PURE. Why this node's log can't be kept beside the majority's state, if so.
@@ -281,7 +293,7 @@ async fn attempt(
         LogEnd::Whole | LogEnd::Torn { .. } => None,
     };
     let plan = Plan {
-        version: 1,
+        version: PLAN_VERSION,
         snapshot: name,
         source,
         new_incarnation: damaged.or_else(|| log_differs(&own, &agreed)),
@@ -382,9 +394,16 @@ pub fn give_up(data_dir: &Path, why: &str) {
 pub fn finish(config: &Config, identity: &mut Identity, flag: bool) -> Result<Finished, String> {
     let data_dir = &config.data_dir;
     let Some(mut plan) = read::<Plan>(data_dir, "plan.json")? else { return Ok(Finished::Nothing) };
+    if plan.version != PLAN_VERSION {
+        return Err(format!(
+            "the plan to replace the state has version {}, this program knows {PLAN_VERSION}: ask for it again",
+            plan.version
+        ));
+    }
     let own = Snapshots::new(data_dir);
     let fetched = Snapshots::new(&folder(data_dir));
-    let name = &plan.snapshot;
+    let name = plan.snapshot.clone();
+    let name = &name;
     let (from, to) = match (fetched.path(&name.file), own.path(&name.file)) {
         (Some(from), Some(to)) => (from, to),
         _ => return Err(format!("the plan names `{}`, which is no snapshot", name.file)),
@@ -534,6 +553,16 @@ mod tests {
         assert_eq!(agreed.nodes, ["n2", "n3"]);
     }
 
+    /// While much is written, two nodes that happen to be at one index are past it in a moment.
+    #[test]
+    fn what_is_remembered_goes_before_where_they_stand() {
+        let told = told(&[
+            ("n2", &[(256, "a"), (512, "b"), (600, "c")]),
+            ("n3", &[(256, "a"), (512, "b"), (600, "c")]),
+        ]);
+        assert_eq!(majority(3, &told).unwrap().index, 512);
+    }
+
     #[test]
     fn without_a_majority_nothing_is_replaced() {
         let one = told(&[("n2", &[(256, "a"), (512, "b")])]);
@@ -627,6 +656,20 @@ mod tests {
             assert_eq!(index, 0);
             store.close();
         }
+    }
+
+    #[test]
+    fn a_plan_of_another_version_is_put_aside_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let (config, mut identity) = planned(folder.path(), Some("another chain"), false);
+        let mut plan: Plan = read(folder.path(), "plan.json").unwrap().unwrap();
+        plan.version = 2;
+        write(folder.path(), "plan.json", &plan).unwrap();
+        let why = finish(&config, &mut identity, false).unwrap_err();
+        assert!(why.contains("has version 2, this program knows 1"), "{why}");
+        assert!(config.db_path().exists() && folder.path().join("raft").exists(), "nothing was touched");
+        give_up(folder.path(), &why);
+        assert_eq!(finish(&config, &mut identity, false), Ok(Finished::Nothing));
     }
 
     #[test]
