@@ -24,6 +24,8 @@ pub enum When {
     Snapshot,
     /// While a peer's snapshot is taken over.
     Install,
+    /// While the state is replaced by that of the majority.
+    Sync,
 }
 
 impl fmt::Display for When {
@@ -34,6 +36,7 @@ impl fmt::Display for When {
             When::Write => "write",
             When::Snapshot => "snapshot",
             When::Install => "install",
+            When::Sync => "sync",
         })
     }
 }
@@ -75,6 +78,12 @@ pub const POINTS: &[(&str, When)] = &[
     ("install_after_swap", When::Install),
     ("rebuild_before_merge", When::Install),
     ("rebuild_after_merge", When::Install),
+    ("sync_before_plan", When::Sync),
+    ("sync_after_plan", When::Sync),
+    ("sync_before_log", When::Sync),
+    ("sync_after_log", When::Sync),
+    ("sync_before_done", When::Sync),
+    ("sync_after_done", When::Sync),
 ];
 
 /// A point of `POINTS`: ends the process where a test asked for it, else does nothing.
