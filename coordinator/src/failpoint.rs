@@ -24,8 +24,8 @@ pub enum When {
     Snapshot,
     /// While a peer's snapshot is taken over.
     Install,
-    /// While the state is replaced by that of the majority.
-    Sync,
+    /// While a command restores a backup.
+    Restore,
 }
 
 impl fmt::Display for When {
@@ -36,7 +36,7 @@ impl fmt::Display for When {
             When::Write => "write",
             When::Snapshot => "snapshot",
             When::Install => "install",
-            When::Sync => "sync",
+            When::Restore => "restore",
         })
     }
 }
@@ -78,12 +78,11 @@ pub const POINTS: &[(&str, When)] = &[
     ("install_after_swap", When::Install),
     ("rebuild_before_merge", When::Install),
     ("rebuild_after_merge", When::Install),
-    ("sync_before_plan", When::Sync),
-    ("sync_after_plan", When::Sync),
-    ("sync_before_log", When::Sync),
-    ("sync_after_log", When::Sync),
-    ("sync_before_done", When::Sync),
-    ("sync_after_done", When::Sync),
+    ("restore_before_clear", When::Restore),
+    ("restore_after_clear", When::Restore),
+    ("restore_after_log", When::Restore),
+    ("restore_before_identity", When::Restore),
+    ("restore_after_identity", When::Restore),
 ];
 
 /// A point of `POINTS`: ends the process where a test asked for it, else does nothing.

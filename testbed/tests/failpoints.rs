@@ -3,7 +3,11 @@
 //!
 //! These tests build the program with failpoints themselves, so that they never run an old one.
 
+use api::client::Repeat;
 use api::cluster::{Health, HealthStatus, Role};
+use serde_json::{Value, json};
+use std::path::Path;
+use std::process::{Command, Output};
 use std::time::Duration;
 use testbed::binaries::Binaries;
 use testbed::chaos::points::{self, Point, When};
@@ -34,7 +38,7 @@ fn every_point_is_reached_and_nothing_acknowledged_is_lost() {
     runtime().block_on(async {
         let binaries = points::build().unwrap();
         let mut points = points::list(&binaries).unwrap();
-        points.retain(|p| p.when != When::Founding);
+        points.retain(|p| !matches!(p.when, When::Founding | When::Restore));
         let mut cluster = points::prepare(NODES, binaries).unwrap();
         cluster.start_all().await.unwrap();
         cluster.start_worker("zone=a", 4).await.unwrap();
@@ -142,6 +146,50 @@ async fn one_cluster(cluster: &Cluster) {
         ids.push(cluster.status(index).await.unwrap().cluster_id);
     }
     assert!(ids[0].is_some() && ids.windows(2).all(|pair| pair[0] == pair[1]), "{ids:?}");
+}
+
+fn restore(program: &Path, archive: &Path, config: &Path, point: Option<&str>) -> Output {
+    let mut command = Command::new(program);
+    command.args(["restore", "--quarantine-existing", "--backup"]).arg(archive).arg("--config").arg(config);
+    command.env_remove("HOLDFAST_FAILPOINTS_FILE").env("FAILPOINTS", point.unwrap_or_default());
+    command.output().unwrap()
+}
+
+/// A restore that broke off is no node; the same command again makes it one.
+#[test]
+fn a_restore_that_broke_off_is_done_again() {
+    runtime().block_on(async {
+        let binaries = points::build().unwrap();
+        let program = binaries.path(points::PROGRAM).unwrap();
+        let points = points::list(&binaries).unwrap();
+        let mut cluster = points::prepare(1, binaries).unwrap();
+        cluster.start_all().await.unwrap();
+        let client = cluster.client().unwrap().with_deadline(READY_LIMIT);
+        let task = |id: &str| json!({"task_id": id, "type": "noop"});
+        client.post::<_, Value>("/api/tasks", &task("kept"), Repeat::Idempotent).await.unwrap();
+        let (archive, config) = (cluster.folder().join("backup.tar"), cluster.place(0).config.clone());
+        let mut backup = Command::new(&program);
+        backup.args(["backup", "--coordinators", &cluster.place(0).address(), "--out"]).arg(&archive);
+        let taken = backup.output().unwrap();
+        assert!(taken.status.success(), "{taken:?}");
+        for point in points.iter().filter(|p| p.when == When::Restore) {
+            // Something that the restore takes away.
+            client.post::<_, Value>("/api/tasks", &task("later"), Repeat::Idempotent).await.unwrap();
+            cluster.stop_node(0).unwrap();
+            let broken = restore(&program, &archive, &config, Some(&format!("{}=panic", point.name)));
+            assert!(!broken.status.success(), "{} was not reached: {broken:?}", point.name);
+            let whole = cluster.place(0).data_dir.join("identity.json").exists();
+            let before_or_after = ["restore_before_clear", "restore_after_identity"];
+            assert_eq!(whole, before_or_after.contains(&point.name.as_str()), "{}", point.name);
+            let again = restore(&program, &archive, &config, None);
+            assert!(again.status.success(), "after {}: {again:?}", point.name);
+            cluster.start_node(0).unwrap();
+            cluster.wait_ready(0, READY_LIMIT).await.unwrap();
+            client.get::<Value>("/api/tasks/kept").await.unwrap();
+            let later = client.get::<Value>("/api/tasks/later").await.unwrap_err();
+            assert!(later.to_string().contains("later"), "{later}");
+        }
+    });
 }
 
 #[test]

@@ -112,9 +112,12 @@ fn write_all(
     for config in &options.configs {
         let data_dir = &config.data_dir;
         std::fs::create_dir_all(data_dir).map_err(io(data_dir))?;
+        failpoint!("restore_before_clear");
         quarantined.extend(clear(config, archive)?);
+        failpoint!("restore_after_clear");
         let from = files.path(&name.file).unwrap_or_default();
         write_one(config, &founding, &name, &from)?;
+        failpoint!("restore_after_log");
         let store = history(config, archive)?;
         store.rebuild(name.index, effects.clone(), Rebuild::Merge);
         let failed = |e: crate::store::StoreError| {
@@ -127,8 +130,10 @@ fn write_all(
         store.close();
         let own = founding.members.iter().find(|member| member.node_id == config.node_id);
         let own = own.ok_or_else(|| BackupError::Refused(format!("{} is no voter", config.node_id)))?;
+        failpoint!("restore_before_identity");
         Identity::write_restored(data_dir, own, &founding)
             .map_err(|e| BackupError::Refused(e.to_string()))?;
+        failpoint!("restore_after_identity");
     }
     Ok(Restored {
         cluster_id: founding.cluster_id.clone(),

@@ -58,6 +58,9 @@ const SNAPSHOT_PAUSE: Duration = Duration::from_secs(10);
 /// Tasks that are copied out of the machine under one lock.
 const TASKS_AT_ONCE: usize = 256;
 
+/// Who was put off because another snapshot is being written asks again within this time.
+const ASKS_AGAIN: Duration = Duration::from_millis(500);
+
 /// What the applier remembers of snapshots.
 struct LastSnapshot {
     index: u64,
@@ -66,6 +69,8 @@ struct LastSnapshot {
     writing: Arc<AtomicBool>,
     /// Bytes of the newest one; 0 before any.
     state_bytes: Arc<AtomicU64>,
+    /// When somebody was told to ask again last.
+    put_off: Option<Instant>,
 }
 
 /// A committed entry with the waiters of its commands, in their order.
@@ -134,6 +139,7 @@ impl Applier {
             log_bytes: 0,
             writing: Arc::default(),
             state_bytes: Arc::new(AtomicU64::new(self.snapshots.newest().map_or(0, |name| name.bytes))),
+            put_off: None,
         };
         while let Ok(work) = queue.recv() {
             *self.progress.busy_since.lock() = Some(Instant::now());
@@ -158,7 +164,12 @@ impl Applier {
         }
     }
 
+    /// Who was put off asks again within moments and goes first: where much is written, one snapshot
+    /// is due as soon as the one before it is done.
     fn snapshot_if_due(&self, last: &mut LastSnapshot) -> Result<(), String> {
+        if last.put_off.is_some_and(|at| at.elapsed() < ASKS_AGAIN) {
+            return Ok(());
+        }
         let since = self.machine.read().applied_index().saturating_sub(last.index);
         let limits = (self.limits.snapshot_threshold_entries(), self.limits.max_log_entries());
         let state_bytes = last.state_bytes.load(Ordering::Relaxed);
@@ -172,8 +183,14 @@ impl Applier {
     /// it, while this one goes on applying.
     fn snapshot(&self, last: &mut LastSnapshot, waiter: Option<SnapshotWaiter>) -> Result<(), String> {
         if last.writing.swap(true, Ordering::AcqRel) {
-            waiter.map(|waiter| waiter.send(Err(SnapshotRefused::Busy)));
+            if let Some(waiter) = waiter {
+                last.put_off = Some(Instant::now());
+                let _ = waiter.send(Err(SnapshotRefused::Busy));
+            }
             return Ok(());
+        }
+        if waiter.is_some() {
+            last.put_off = None;
         }
         let cut = self.machine.write().begin_cut();
         (last.index, last.at, last.log_bytes) = (cut.index(), Instant::now(), 0);

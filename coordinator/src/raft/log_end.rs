@@ -62,6 +62,21 @@ pub fn judge(folder: &Path) -> Result<LogEnd, DataError> {
     examine(folder, None)
 }
 
+/// Cuts what was set aside for records that were never written: the engine trims its files when it is
+/// closed, and takes what is left after a crash for a bad record. For a log that was judged whole.
+pub fn cut_unwritten(folder: &Path) -> Result<(), DataError> {
+    let engine = |source: std::io::Error| DataError::Directory { path: folder.into(), source };
+    for file in files(folder).map_err(engine)? {
+        let bytes = std::fs::read(&file).map_err(engine)?;
+        if let Err((offset, _)) = scan(&bytes)
+            && bytes[offset..].iter().all(|b| *b == 0)
+        {
+            cut(&file, offset as u64).map_err(engine)?;
+        }
+    }
+    Ok(())
+}
+
 fn examine(folder: &Path, quarantine: Option<&Path>) -> Result<LogEnd, DataError> {
     let engine = |source: std::io::Error| DataError::Directory { path: folder.into(), source };
     let appended = log_files(folder, ".raftlog").map_err(engine)?;
@@ -235,6 +250,18 @@ mod tests {
         let (_, bytes) = sample(folder.path());
         assert_eq!(offsets(&bytes).len(), 10);
         assert_eq!(check(folder.path(), &folder.path().join("q")).unwrap(), LogEnd::Whole);
+        assert_eq!(open_engine(folder.path()).unwrap().last_index(1), Some(10));
+    }
+
+    #[test]
+    fn space_allocated_ahead_is_cut_before_the_engine_opens_the_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, mut bytes) = sample(folder.path());
+        bytes.extend([0; 4096]);
+        std::fs::write(&file, &bytes).unwrap();
+        assert_eq!(judge(folder.path()).unwrap(), LogEnd::Whole);
+        assert!(open_engine(folder.path()).is_err(), "the engine takes it for a bad record");
+        cut_unwritten(folder.path()).unwrap();
         assert_eq!(open_engine(folder.path()).unwrap().last_index(1), Some(10));
     }
 
