@@ -24,6 +24,10 @@ pub enum When {
     Snapshot,
     /// While a peer's snapshot is taken over.
     Install,
+    /// While the state is replaced by that of the majority.
+    Sync,
+    /// While a node begins anew as another incarnation.
+    Rejoin,
     /// While a command restores a backup.
     Restore,
 }
@@ -36,6 +40,8 @@ impl fmt::Display for When {
             When::Write => "write",
             When::Snapshot => "snapshot",
             When::Install => "install",
+            When::Sync => "sync",
+            When::Rejoin => "rejoin",
             When::Restore => "restore",
         })
     }
@@ -78,6 +84,15 @@ pub const POINTS: &[(&str, When)] = &[
     ("install_after_swap", When::Install),
     ("rebuild_before_merge", When::Install),
     ("rebuild_after_merge", When::Install),
+    ("sync_before_plan", When::Sync),
+    ("sync_after_plan", When::Sync),
+    ("sync_before_log", When::Sync),
+    ("sync_after_log", When::Sync),
+    ("sync_before_done", When::Sync),
+    ("sync_after_done", When::Sync),
+    ("renewal_before_quarantine", When::Rejoin),
+    ("renewal_after_quarantine", When::Rejoin),
+    ("renewal_before_end", When::Rejoin),
     ("restore_before_clear", When::Restore),
     ("restore_after_clear", When::Restore),
     ("restore_after_log", When::Restore),

@@ -17,6 +17,8 @@ use testbed::{Cluster, judge, wait};
 
 const NODES: usize = 3;
 const PACE: Duration = Duration::from_millis(10);
+/// Of a load that only has to be there.
+const UNHURRIED: Duration = Duration::from_millis(100);
 const PROGRESS_LIMIT: Duration = Duration::from_secs(60);
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -38,7 +40,8 @@ fn every_point_is_reached_and_nothing_acknowledged_is_lost() {
     runtime().block_on(async {
         let binaries = points::build().unwrap();
         let mut points = points::list(&binaries).unwrap();
-        points.retain(|p| !matches!(p.when, When::Founding | When::Restore));
+        let elsewhere = [When::Founding, When::Sync, When::Rejoin, When::Restore];
+        points.retain(|p| !elsewhere.contains(&p.when));
         let mut cluster = points::prepare(NODES, binaries).unwrap();
         cluster.start_all().await.unwrap();
         cluster.start_worker("zone=a", 4).await.unwrap();
@@ -54,6 +57,57 @@ fn every_point_is_reached_and_nothing_acknowledged_is_lost() {
             points::end_at(&mut cluster, victim, point).await.unwrap();
             cluster.start_node(victim).unwrap();
             cluster.wait_ready(victim, READY_LIMIT).await.unwrap();
+        }
+        await_progress(&writers, "the end").await;
+        let told = writers.finish().await;
+        let client = cluster.client().unwrap().with_deadline(READY_LIMIT);
+        judge::await_drained(&client).await.unwrap();
+        let verdict = judge::tasks(&client, &told).await.unwrap();
+        assert!(verdict.is_clean(), "{verdict:#?}");
+        assert_eq!(judge::checksums(&cluster, &told).await.unwrap(), Vec::<String>::new());
+    });
+}
+
+fn incarnation_of(data_dir: &Path) -> String {
+    let identity = std::fs::read(data_dir.join("identity.json")).unwrap();
+    let identity: Value = serde_json::from_slice(&identity).unwrap();
+    identity["incarnation"].as_str().expect("an incarnation").to_owned()
+}
+
+/// What the node noted of the last time its state was replaced.
+fn last_done(data_dir: &Path) -> Option<Vec<u8>> {
+    std::fs::read(data_dir.join("force_sync/done.json")).ok()
+}
+
+/// A node that ends while it replaces its state or begins anew is whole at its next start, whether
+/// the step was done or not: what was asked for is finished, or was never begun.
+#[test]
+fn a_repair_that_broke_off_is_finished_or_was_never_begun() {
+    runtime().block_on(async {
+        let binaries = points::build().unwrap();
+        let mut points = points::list(&binaries).unwrap();
+        points.retain(|p| matches!(p.when, When::Sync | When::Rejoin));
+        assert_eq!(points.len(), 9, "{points:?}");
+        let mut cluster = points::prepare(NODES, binaries).unwrap();
+        cluster.start_all().await.unwrap();
+        cluster.start_worker("", 4).await.unwrap();
+        let writers = Writers::start(&cluster.addresses(), 2, UNHURRIED, judge::task).unwrap();
+        for point in &points {
+            await_progress(&writers, &point.name).await;
+            let leader = cluster.leader(READY_LIMIT).await.unwrap();
+            let victim = (leader + 1) % NODES;
+            let data_dir = cluster.place(victim).data_dir.clone();
+            let (incarnation, done) = (incarnation_of(&data_dir), last_done(&data_dir));
+            println!("{} at {}", cluster.place(victim).id, point.name);
+            points::end_at(&mut cluster, victim, point).await.unwrap();
+            cluster.start_node(victim).unwrap();
+            cluster.wait_ready(victim, READY_LIMIT).await.unwrap();
+            let renewed = incarnation_of(&data_dir) != incarnation;
+            assert_eq!(renewed, point.when == When::Rejoin, "{}", point.name);
+            let finished = last_done(&data_dir) != done;
+            let planned = point.when == When::Sync && point.name != "sync_before_plan";
+            assert_eq!(finished, planned, "{}", point.name);
+            assert!(!data_dir.join("force_sync/plan.json").exists(), "{}", point.name);
         }
         await_progress(&writers, "the end").await;
         let told = writers.finish().await;

@@ -301,7 +301,10 @@ async fn attempt(
         keep_database: request.keep_database,
         why: request.why.clone(),
     };
-    write(&config.data_dir, "plan.json", &plan)
+    failpoint!("sync_before_plan");
+    write(&config.data_dir, "plan.json", &plan)?;
+    failpoint!("sync_after_plan");
+    Ok(())
 }
 
 /// The snapshot is that of the majority: it remembers what they said.
@@ -449,7 +452,9 @@ pub fn finish(config: &Config, identity: &mut Identity, flag: bool) -> Result<Fi
         identity.renew(&plan.why).map_err(|e| e.to_string())?;
     }
     let (source, at) = (plan.source.clone(), jiff::Timestamp::now());
+    failpoint!("sync_before_done");
     write(data_dir, "done.json", &Done { flag, snapshot_index: name.index, source, quarantined, at })?;
+    failpoint!("sync_after_done");
     remove(data_dir, "plan.json")?;
     // What was fetched has been taken over, or is not needed by a node that joins anew.
     let _ = std::fs::remove_dir_all(folder(data_dir).join("snapshots"));
@@ -488,7 +493,9 @@ fn swap(data_dir: &Path, name: &SnapshotName, from: &Path, to: &Path) -> Result<
         let folder = std::fs::File::open(data_dir.join("snapshots")).and_then(|f| f.sync_all());
         folder.map_err(|e| e.to_string())?;
     }
+    failpoint!("sync_before_log");
     log.replace_state(&named(name, &machine))?;
+    failpoint!("sync_after_log");
     Ok(Finished::Swapped)
 }
 

@@ -303,9 +303,11 @@ impl Identity {
         const FOLDERS: [&str; 2] = ["raft", "snapshots"];
         let stage = self.folder.join(super::recover::STAGE);
         if let Some(Renewing::Quarantine(why)) = self.stored.renewing.clone() {
+            failpoint!("renewal_before_quarantine");
             let moved = FOLDERS.map(|name| self.folder.join(name));
             crate::quarantine::folders(&moved, &self.folder.join("quarantine"), &why)
                 .map_err(|(path, source)| DataError::Directory { path, source })?;
+            failpoint!("renewal_after_quarantine");
             self.stored.renewing = Some(Renewing::Place);
             self.save()?;
         }
@@ -316,6 +318,7 @@ impl Identity {
             }
             // Empty by now; a folder that stays does no harm.
             let _ = std::fs::remove_dir(&stage);
+            failpoint!("renewal_before_end");
             self.stored.renewing = None;
             self.save()?;
         }

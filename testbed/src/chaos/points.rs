@@ -3,9 +3,11 @@
 //! The program `coordinator-failpoints` is the coordinator with points at which it can be ended.
 //! It looks at a file all the time; what the file names ends it when it gets there.
 
+use super::injure;
 use crate::binaries::Binaries;
 use crate::cluster::READY_LIMIT;
 use crate::{Cluster, Error, wait};
+use api::cluster::Role;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -13,7 +15,7 @@ use std::time::{Duration, Instant};
 /// The coordinator with failpoints.
 pub const PROGRAM: &str = "coordinator-failpoints";
 /// How long a point may take to be reached.
-const REACH_LIMIT: Duration = Duration::from_secs(20);
+const REACH_LIMIT: Duration = Duration::from_secs(120);
 /// How long the log may take to begin behind what a stopped node has.
 const BEHIND_LIMIT: Duration = Duration::from_secs(60);
 /// Leadership is moved this often while a vote is waited for.
@@ -33,6 +35,10 @@ pub enum When {
     Snapshot,
     /// While a node takes over a peer's snapshot.
     Install,
+    /// While the state is replaced by that of the majority.
+    Sync,
+    /// While a node whose log is damaged begins anew.
+    Rejoin,
     /// While a command restores a backup.
     Restore,
 }
@@ -63,6 +69,8 @@ fn parse(line: &str) -> Result<Point, Error> {
         "write" => When::Write,
         "snapshot" => When::Snapshot,
         "install" => When::Install,
+        "sync" => When::Sync,
+        "rejoin" => When::Rejoin,
         "restore" => When::Restore,
         other => {
             return Err(Error::Setting(format!(
@@ -190,12 +198,62 @@ pub async fn end_at(cluster: &mut Cluster, index: usize, point: &Point) -> Resul
             arm(cluster, index, &point.name)?;
             cluster.start_node(index)?;
         }
+        When::Sync => {
+            arm(cluster, index, &point.name)?;
+            replace_state(cluster, index).await?;
+        }
+        When::Rejoin => {
+            cluster.kill9(index);
+            damage_log(&cluster.place(index).data_dir)?;
+            cluster.start_node(index)?;
+            begin_anew(cluster, index, &point.name).await?;
+        }
         When::Restore => return Err(Error::Setting("a restore is no work of a node".into())),
     }
     let stir = point.name.starts_with("hard_state");
     let ended = await_end(cluster, index, &point.name, stir).await;
     disarm(cluster, index);
     ended
+}
+
+/// Asks a node to replace its state by that of the majority. It may end before it answers.
+async fn replace_state(cluster: &Cluster, index: usize) -> Result<(), Error> {
+    let call = json!({"by_hand": true, "why": "a test of the crash points"});
+    ask(&cluster.place(index).url("/api/admin/force_sync"), &call).await
+}
+
+/// Changes a byte in the middle of the log, so that there are whole records behind a broken one.
+fn damage_log(data_dir: &Path) -> Result<(), Error> {
+    let file = injure::newest_log(&data_dir.join("raft"))?;
+    let damaged = std::fs::read(&file).and_then(|mut bytes| {
+        let end = bytes.iter().rposition(|byte| *byte != 0).unwrap_or_default();
+        bytes[end / 2] ^= 0x10;
+        std::fs::write(&file, bytes)
+    });
+    damaged.map_err(Error::io(format!("damage {}", file.display())))
+}
+
+/// Asks a node whose log is damaged to begin anew. It may end before it answers.
+async fn begin_anew(cluster: &Cluster, index: usize, point: &str) -> Result<(), Error> {
+    wait::until("the node to find its log damaged", READY_LIMIT, || async {
+        let status = cluster.status(index).await?;
+        if status.role == Role::Failed { Ok(()) } else { Err(status.role.to_string()) }
+    })
+    .await?;
+    arm(cluster, index, point)?;
+    let call = json!({"node_id": cluster.place(index).id});
+    ask(&cluster.place(index).url("/api/admin/rejoin"), &call).await
+}
+
+async fn ask(url: &str, call: &serde_json::Value) -> Result<(), Error> {
+    match wait::http().post(url).json(call).send().await {
+        Ok(answer) if !answer.status().is_success() => {
+            let why = answer.text().await.unwrap_or_default();
+            Err(Error::Setting(format!("{url} was refused: {why}")))
+        }
+        // Without an answer it may have ended; whoever waits for its end finds out.
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
