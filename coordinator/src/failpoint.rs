@@ -28,6 +28,14 @@ pub enum When {
     Sync,
     /// While a node begins anew as another incarnation.
     Rejoin,
+    /// At a start with a log whose end is torn.
+    Torn,
+    /// At a start with a damaged database.
+    Database,
+    /// While a call is let in that carries a newer epoch of the recovery lease.
+    Fence,
+    /// While a command founds a new cluster from a survivor; then those of `Rejoin` follow.
+    Recover,
     /// While a command restores a backup.
     Restore,
 }
@@ -42,6 +50,10 @@ impl fmt::Display for When {
             When::Install => "install",
             When::Sync => "sync",
             When::Rejoin => "rejoin",
+            When::Torn => "torn",
+            When::Database => "database",
+            When::Fence => "fence",
+            When::Recover => "recover",
             When::Restore => "restore",
         })
     }
@@ -93,6 +105,16 @@ pub const POINTS: &[(&str, When)] = &[
     ("renewal_before_quarantine", When::Rejoin),
     ("renewal_after_quarantine", When::Rejoin),
     ("renewal_before_end", When::Rejoin),
+    ("cut_before_copy", When::Torn),
+    ("cut_before", When::Torn),
+    ("cut_after", When::Torn),
+    ("database_before_move", When::Database),
+    ("database_before_manifest", When::Database),
+    ("database_after_manifest", When::Database),
+    ("fence_before_rename", When::Fence),
+    ("fence_after_rename", When::Fence),
+    ("recover_before_log", When::Recover),
+    ("recover_before_identity", When::Recover),
     ("restore_before_clear", When::Restore),
     ("restore_after_clear", When::Restore),
     ("restore_after_log", When::Restore),

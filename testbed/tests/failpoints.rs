@@ -10,14 +10,14 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 use testbed::binaries::Binaries;
-use testbed::chaos::points::{self, Point, When};
+use testbed::chaos::points::{self, Point, Stir, When};
 use testbed::cluster::READY_LIMIT;
 use testbed::load::Writers;
 use testbed::{Cluster, judge, wait};
 
 const NODES: usize = 3;
 const PACE: Duration = Duration::from_millis(10);
-/// Of a load that only has to be there.
+/// Of a load that only has to be there: a state that grows fast makes every rebuild long.
 const UNHURRIED: Duration = Duration::from_millis(100);
 const PROGRESS_LIMIT: Duration = Duration::from_secs(60);
 
@@ -40,13 +40,13 @@ fn every_point_is_reached_and_nothing_acknowledged_is_lost() {
     runtime().block_on(async {
         let binaries = points::build().unwrap();
         let mut points = points::list(&binaries).unwrap();
-        let elsewhere = [When::Founding, When::Sync, When::Rejoin, When::Restore];
-        points.retain(|p| !elsewhere.contains(&p.when));
+        let here = [When::Start, When::Write, When::Snapshot, When::Install];
+        points.retain(|p| here.contains(&p.when));
         let mut cluster = points::prepare(NODES, binaries).unwrap();
         cluster.start_all().await.unwrap();
         cluster.start_worker("zone=a", 4).await.unwrap();
         cluster.start_worker("zone=b", 4).await.unwrap();
-        let writers = Writers::start(&cluster.addresses(), 4, PACE, judge::task).unwrap();
+        let writers = Writers::start(&cluster.addresses(), 4, UNHURRIED, judge::task).unwrap();
         for (number, point) in points.iter().enumerate() {
             await_progress(&writers, &point.name).await;
             let leader = cluster.leader(READY_LIMIT).await.unwrap();
@@ -79,15 +79,17 @@ fn last_done(data_dir: &Path) -> Option<Vec<u8>> {
     std::fs::read(data_dir.join("force_sync/done.json")).ok()
 }
 
-/// A node that ends while it replaces its state or begins anew is whole at its next start, whether
+/// A node that ends while it replaces its state, begins anew, cuts a torn log, puts a database aside
+/// or remembers an epoch is whole at its next start, whether
 /// the step was done or not: what was asked for is finished, or was never begun.
 #[test]
 fn a_repair_that_broke_off_is_finished_or_was_never_begun() {
     runtime().block_on(async {
         let binaries = points::build().unwrap();
         let mut points = points::list(&binaries).unwrap();
-        points.retain(|p| matches!(p.when, When::Sync | When::Rejoin));
-        assert_eq!(points.len(), 9, "{points:?}");
+        let here = [When::Sync, When::Rejoin, When::Torn, When::Database, When::Fence];
+        points.retain(|p| here.contains(&p.when));
+        assert_eq!(points.len(), 17, "{points:?}");
         let mut cluster = points::prepare(NODES, binaries).unwrap();
         cluster.start_all().await.unwrap();
         cluster.start_worker("", 4).await.unwrap();
@@ -187,7 +189,7 @@ async fn found(binaries: Binaries, victim: usize, point: &Point) {
     for index in 0..NODES {
         cluster.start_node(index).unwrap();
     }
-    points::await_end(&mut cluster, victim, &point.name, false).await.unwrap();
+    points::await_end(&mut cluster, victim, &point.name, Stir::Nothing).await.unwrap();
     points::disarm(&cluster, victim);
     cluster.start_node(victim).unwrap();
     cluster.wait_all_ready(READY_LIMIT).await.unwrap();
@@ -202,11 +204,61 @@ async fn one_cluster(cluster: &Cluster) {
     assert!(ids[0].is_some() && ids.windows(2).all(|pair| pair[0] == pair[1]), "{ids:?}");
 }
 
+/// Runs a command that ends at this point, if any.
+fn run(command: &mut Command, point: Option<&str>) -> Output {
+    let armed = point.map(|name| format!("{name}=panic")).unwrap_or_default();
+    command.env_remove("HOLDFAST_FAILPOINTS_FILE").env("FAILPOINTS", armed).output().unwrap()
+}
+
 fn restore(program: &Path, archive: &Path, config: &Path, point: Option<&str>) -> Output {
     let mut command = Command::new(program);
     command.args(["restore", "--quarantine-existing", "--backup"]).arg(archive).arg("--config").arg(config);
-    command.env_remove("HOLDFAST_FAILPOINTS_FILE").env("FAILPOINTS", point.unwrap_or_default());
-    command.output().unwrap()
+    run(&mut command, point)
+}
+
+fn recover_quorum(program: &Path, data_dir: &Path, point: Option<&str>) -> Output {
+    let mut command = Command::new(program);
+    command.args(["recover-quorum", "--found", "--data-dir"]).arg(data_dir);
+    run(&mut command, point)
+}
+
+/// Before the new identity is written the old node is untouched and the same command does it; from
+/// then on the node's next start finishes it.
+#[test]
+fn a_new_cluster_of_a_survivor_that_broke_off_is_finished_or_done_again() {
+    runtime().block_on(async {
+        let binaries = points::build().unwrap();
+        let program = binaries.path(points::PROGRAM).unwrap();
+        let mut points = points::list(&binaries).unwrap();
+        points.retain(|p| matches!(p.when, When::Recover | When::Rejoin));
+        assert_eq!(points.len(), 5, "{points:?}");
+        let mut cluster = points::prepare(1, binaries).unwrap();
+        cluster.start_all().await.unwrap();
+        let client = cluster.client().unwrap().with_deadline(READY_LIMIT);
+        let data_dir = cluster.place(0).data_dir.clone();
+        for point in &points {
+            let before = cluster.status(0).await.unwrap().cluster_id;
+            let task = json!({"task_id": format!("at-{}", point.name), "type": "noop"});
+            client.post::<_, Value>("/api/tasks", &task, Repeat::Idempotent).await.unwrap();
+            cluster.stop_node(0).unwrap();
+            let identity = std::fs::read(data_dir.join("identity.json")).unwrap();
+            let broken = recover_quorum(&program, &data_dir, Some(&point.name));
+            assert!(!broken.status.success(), "{} was not reached: {broken:?}", point.name);
+            let untouched = std::fs::read(data_dir.join("identity.json")).unwrap() == identity;
+            assert_eq!(untouched, point.when == When::Recover, "{}", point.name);
+            if untouched {
+                let again = recover_quorum(&program, &data_dir, None);
+                assert!(again.status.success(), "after {}: {again:?}", point.name);
+            }
+            cluster.start_node(0).unwrap();
+            cluster.wait_ready(0, READY_LIMIT).await.unwrap();
+            assert_ne!(cluster.status(0).await.unwrap().cluster_id, before, "{}", point.name);
+            assert!(!data_dir.join("recovered").exists(), "{}", point.name);
+        }
+        for point in &points {
+            client.get::<Value>(&format!("/api/tasks/at-{}", point.name)).await.unwrap();
+        }
+    });
 }
 
 /// A restore that broke off is no node; the same command again makes it one.
@@ -230,7 +282,7 @@ fn a_restore_that_broke_off_is_done_again() {
             // Something that the restore takes away.
             client.post::<_, Value>("/api/tasks", &task("later"), Repeat::Idempotent).await.unwrap();
             cluster.stop_node(0).unwrap();
-            let broken = restore(&program, &archive, &config, Some(&format!("{}=panic", point.name)));
+            let broken = restore(&program, &archive, &config, Some(&point.name));
             assert!(!broken.status.success(), "{} was not reached: {broken:?}", point.name);
             let whole = cluster.place(0).data_dir.join("identity.json").exists();
             let before_or_after = ["restore_before_clear", "restore_after_identity"];

@@ -1,7 +1,8 @@
 //! The coordinator built so that a test can end it at a chosen point.
 //!
 //! `HOLDFAST_FAILPOINTS_FILE` names a file that is looked at all the time; while it says
-//! `log_after_sync=panic`, the process ends when it reaches that point. `FAILPOINTS` in the
+//! `log_after_sync=panic`, the process ends when it reaches that point. What was taken from it stands in
+//! a file beside it that ends in `.armed`. `FAILPOINTS` in the
 //! environment does the same from the start. `coordinator-failpoints failpoints` lists the points
 //! and when each is reached.
 
@@ -51,4 +52,7 @@ fn look(file: &Path, armed: &mut String) {
         eprintln!("failpoint {name}={action}: {why}");
     }
     *armed = wanted;
+    if let Err(error) = std::fs::write(file.with_extension("armed"), armed) {
+        eprintln!("failpoints: {}: {error}", file.display());
+    }
 }

@@ -84,8 +84,11 @@ impl Fence {
         let mut file = std::fs::File::create(&part)?;
         file.write_all(&serde_json::to_vec(seen)?)?;
         file.sync_all()?;
+        failpoint!("fence_before_rename");
         std::fs::rename(&part, &self.path)?;
-        std::fs::File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()
+        std::fs::File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()?;
+        failpoint!("fence_after_rename");
+        Ok(())
     }
 }
 

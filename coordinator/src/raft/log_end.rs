@@ -100,8 +100,11 @@ fn examine(folder: &Path, quarantine: Option<&Path>) -> Result<LogEnd, DataError
             }
             let cut_bytes = (bytes.len() - offset) as u64;
             if let Some(quarantine) = quarantine {
+                failpoint!("cut_before_copy");
                 keep_copy(file, &bytes[offset..], quarantine).map_err(engine)?;
+                failpoint!("cut_before");
                 cut(file, offset as u64).map_err(engine)?;
+                failpoint!("cut_after");
             }
             return Ok(LogEnd::Torn { file: file.clone(), offset: offset as u64, cut_bytes });
         }
@@ -207,7 +210,8 @@ fn keep_copy(file: &Path, tail: &[u8], quarantine: &Path) -> std::io::Result<()>
     let stamp = jiff::Timestamp::now().as_millisecond();
     let copy = quarantine.join(format!("{stamp}-{name}.torn"));
     std::fs::write(&copy, tail)?;
-    File::open(&copy)?.sync_all()
+    File::open(&copy)?.sync_all()?;
+    File::open(quarantine)?.sync_all()
 }
 
 fn cut(file: &Path, offset: u64) -> std::io::Result<()> {

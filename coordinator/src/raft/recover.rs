@@ -27,6 +27,8 @@ use std::path::{Path, PathBuf};
 
 /// Where the new log and snapshot are written before they take the old ones' place.
 pub const STAGE: &str = "recovered";
+/// Where the log is copied to be looked at.
+const COPY: &str = "recover-copy";
 /// Tokens that are skipped, more than a lost log end can have given out.
 const SKIPPED_TOKENS: u64 = 1_000_000;
 /// Entries read at a time.
@@ -89,8 +91,8 @@ pub fn examine(data_dir: &Path) -> Result<Examined, RecoverError> {
         .filter(|_| identity.founded())
         .cloned()
         .ok_or_else(|| unusable("holds no member of a cluster: there is nothing to recover".into()))?;
-    let copy = tempfile::tempdir_in(data_dir)
-        .map_err(|e| unusable(format!("no room for a copy of the log: {e}")))?;
+    let copy =
+        room_for_copy(data_dir).map_err(|e| unusable(format!("no room for a copy of the log: {e}")))?;
     let raft = copy.path().join("raft");
     copy_folder(&data_dir.join("raft"), &raft)
         .map_err(|e| unusable(format!("its log can't be copied: {e}")))?;
@@ -177,9 +179,11 @@ pub fn found(examined: Examined) -> Result<String, RecoverError> {
         ..HardState::default()
     };
     let at = Truncated { index: survivor.last_index, term: survivor.last_term };
+    failpoint!("recover_before_log");
     let log = RaftLog::open(&stage.join("raft"))?;
     log.begin_at(&snapshot, at, &hard_state).map_err(unusable)?;
     drop(log);
+    failpoint!("recover_before_identity");
     identity.begin_recovered(
         &own.incarnation,
         founding,
@@ -236,6 +240,15 @@ fn replay(
             machine.finish_entry(entry.index, entry.term, &entry.data);
         }
     }
+}
+
+/// A folder of its own, empty. One that was left by an attempt that broke off is gone then.
+fn room_for_copy(data_dir: &Path) -> std::io::Result<tempfile::TempDir> {
+    match std::fs::remove_dir_all(data_dir.join(COPY)) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    tempfile::Builder::new().prefix(COPY).rand_bytes(0).tempdir_in(data_dir)
 }
 
 fn copy_folder(from: &Path, to: &Path) -> std::io::Result<()> {

@@ -58,6 +58,7 @@ pub(super) fn quarantine(path: &Path, root: Option<&Path>, why: &str) -> Result<
 fn move_into(path: &Path, root: &Path, why: &str) -> Result<Quarantined, StoreError> {
     let folder = new_folder(path, root)?;
     let mut files = Vec::new();
+    failpoint!("database_before_move");
     for from in [path.to_owned(), wal_path(path)] {
         if !from.exists() {
             continue;
@@ -69,6 +70,7 @@ fn move_into(path: &Path, root: &Path, why: &str) -> Result<Quarantined, StoreEr
         let from = from.display().to_string();
         files.push(File { name, from, bytes, xxh3_128: format!("{hash:032x}") });
     }
+    failpoint!("database_before_manifest");
     let manifest = Manifest { quarantined_at: jiff::Timestamp::now(), why: why.to_owned(), files };
     let text = serde_json::to_vec_pretty(&manifest).unwrap_or_default();
     let place = folder.join("manifest.json");
@@ -76,6 +78,7 @@ fn move_into(path: &Path, root: &Path, why: &str) -> Result<Quarantined, StoreEr
     sync(&place)?;
     sync(&folder)?;
     sync(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
+    failpoint!("database_after_manifest");
     Ok(Quarantined { folder, why: why.to_owned() })
 }
 

@@ -7,7 +7,8 @@ use super::injure;
 use crate::binaries::Binaries;
 use crate::cluster::READY_LIMIT;
 use crate::{Cluster, Error, wait};
-use api::cluster::Role;
+use api::client::Repeat;
+use api::cluster::{NamedLease, Role};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -20,6 +21,8 @@ const REACH_LIMIT: Duration = Duration::from_secs(120);
 const BEHIND_LIMIT: Duration = Duration::from_secs(60);
 /// Leadership is moved this often while a vote is waited for.
 const STIR: Duration = Duration::from_millis(700);
+/// Of a database's file: three headers of 4 KiB.
+const DATABASE_HEADER_BYTES: usize = 3 * 4096;
 const LOOK: Duration = Duration::from_millis(5);
 
 /// When a point is reached.
@@ -39,6 +42,14 @@ pub enum When {
     Sync,
     /// While a node whose log is damaged begins anew.
     Rejoin,
+    /// At a start with a log whose end is torn.
+    Torn,
+    /// At a start with a damaged database.
+    Database,
+    /// While a call is let in that carries a newer epoch of the recovery lease.
+    Fence,
+    /// While a command founds a new cluster from a survivor; then those of `Rejoin` follow.
+    Recover,
     /// While a command restores a backup.
     Restore,
 }
@@ -71,6 +82,10 @@ fn parse(line: &str) -> Result<Point, Error> {
         "install" => When::Install,
         "sync" => When::Sync,
         "rejoin" => When::Rejoin,
+        "torn" => When::Torn,
+        "database" => When::Database,
+        "fence" => When::Fence,
+        "recover" => When::Recover,
         "restore" => When::Restore,
         other => {
             return Err(Error::Setting(format!(
@@ -106,15 +121,23 @@ pub fn build() -> Result<Binaries, Error> {
         features.push_str(",coordinator/bundled");
     }
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let built = std::process::Command::new(cargo)
-        .args(["build", "--quiet", "--workspace", "--bin", PROGRAM, "--features", &features])
-        .current_dir(&root)
-        .status()
-        .map_err(Error::io("run cargo"))?;
+    let mut build = std::process::Command::new(cargo);
+    build.args(["build", "--quiet", "--workspace", "--bin", PROGRAM, "--features", &features]);
+    // What cargo tells a test of its own package; build scripts that watch it would run again, now and
+    // at the next build without it, and half the crates with them.
+    for (name, _) in std::env::vars_os().filter(|(name, _)| of_a_package(name)) {
+        build.env_remove(name);
+    }
+    let built = build.current_dir(&root).status().map_err(Error::io("run cargo"))?;
     match built.success() {
         true => Binaries::find(),
         false => Err(Error::Setting(format!("{PROGRAM} can't be built; cargo says above why"))),
     }
+}
+
+fn of_a_package(name: &std::ffi::OsStr) -> bool {
+    let name = name.to_string_lossy();
+    name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
 }
 
 /// Lets node `index` end at this point.
@@ -132,18 +155,51 @@ pub fn arm_with(cluster: &Cluster, index: usize, point: &str, action: &str) -> R
         .map_err(Error::io(format!("write {}", file.display())))
 }
 
+/// Lets a running node end at this point, and returns once it will.
+async fn arm_running(cluster: &Cluster, index: usize, point: &str) -> Result<(), Error> {
+    arm(cluster, index, point)?;
+    let taken = file_of(cluster, index).with_extension("armed");
+    let what = format!("`{point}` to be armed");
+    let awaited = wait::until(&what, READY_LIMIT, || async {
+        let armed = std::fs::read_to_string(&taken).unwrap_or_default();
+        if armed.split_once('=').is_some_and(|(name, _)| name == point) { Ok(()) } else { Err(armed) }
+    });
+    awaited.await.map(drop)
+}
+
 /// Takes it back.
 pub fn disarm(cluster: &Cluster, index: usize) {
     let _ = std::fs::remove_file(file_of(cluster, index));
 }
 
-/// Waits until node `index` has ended; meanwhile `stir` is called now and then.
-pub async fn await_end(
-    cluster: &mut Cluster,
-    index: usize,
-    point: &str,
-    stir_leadership: bool,
-) -> Result<(), Error> {
+/// What is asked for now and then, so that a point is reached soon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stir {
+    /// Nothing: it is reached by itself.
+    Nothing,
+    /// That whoever leads hands over, so that the others vote.
+    Leadership,
+    /// That the node takes a snapshot before the next is due.
+    Snapshots,
+}
+
+/// Refused while nobody leads.
+async fn hand_over(cluster: &Cluster) {
+    let Ok(client) = cluster.client() else { return };
+    let (client, asked) = (client.with_deadline(STIR), json!({}));
+    let handed = client.post::<_, serde_json::Value>("/api/cluster/transfer", &asked, Repeat::Never);
+    drop(handed.await);
+}
+
+/// It may end over it.
+async fn take_snapshot(cluster: &Cluster, index: usize) {
+    let url = cluster.place(index).url("/api/admin/snapshot");
+    let taken = wait::http().post(url).json(&json!({})).send();
+    drop(tokio::time::timeout(STIR, taken).await);
+}
+
+/// Waits until node `index` has ended; meanwhile it stirs.
+pub async fn await_end(cluster: &mut Cluster, index: usize, point: &str, stir: Stir) -> Result<(), Error> {
     let began = Instant::now();
     let mut stirred = began;
     while cluster.is_running(index) {
@@ -155,17 +211,12 @@ pub async fn await_end(
                 tail: crate::process::last_lines(&cluster.place(index).log_file, 20),
             });
         }
-        if stir_leadership && stirred.elapsed() > STIR {
+        if stirred.elapsed() > STIR {
             stirred = Instant::now();
-            // Whoever leads hands over, so that the others vote; refused while nobody leads.
-            if let Ok(client) = cluster.client() {
-                let (client, asked) = (client.with_deadline(STIR), json!({}));
-                let handed = client.post::<_, serde_json::Value>(
-                    "/api/cluster/transfer",
-                    &asked,
-                    api::client::Repeat::Never,
-                );
-                drop(handed.await);
+            match stir {
+                Stir::Nothing => {}
+                Stir::Leadership => hand_over(cluster).await,
+                Stir::Snapshots => take_snapshot(cluster, index).await,
             }
         }
         tokio::time::sleep(LOOK).await;
@@ -187,6 +238,7 @@ pub async fn end_at(cluster: &mut Cluster, index: usize, point: &Point) -> Resul
             cluster.kill9(index);
             wait::until("the log to begin behind what the node has", BEHIND_LIMIT, || async {
                 let leader = cluster.leader(READY_LIMIT).await.map_err(|e| e.to_string())?;
+                take_snapshot(cluster, leader).await;
                 let first = cluster.status(leader).await?.first_log_index;
                 if first > had + 1 {
                     Ok(())
@@ -199,18 +251,44 @@ pub async fn end_at(cluster: &mut Cluster, index: usize, point: &Point) -> Resul
             cluster.start_node(index)?;
         }
         When::Sync => {
-            arm(cluster, index, &point.name)?;
+            arm_running(cluster, index, &point.name).await?;
             replace_state(cluster, index).await?;
         }
         When::Rejoin => {
             cluster.kill9(index);
-            damage_log(&cluster.place(index).data_dir)?;
+            change(&injure::newest_log(&cluster.place(index).data_dir.join("raft"))?, |bytes| {
+                break_middle(bytes)
+            })?;
             cluster.start_node(index)?;
             begin_anew(cluster, index, &point.name).await?;
         }
-        When::Restore => return Err(Error::Setting("a restore is no work of a node".into())),
+        When::Torn => {
+            cluster.kill9(index);
+            change(&injure::newest_log(&cluster.place(index).data_dir.join("raft"))?, tear)?;
+            arm(cluster, index, &point.name)?;
+            cluster.start_node(index)?;
+        }
+        When::Database => {
+            cluster.kill9(index);
+            let file = cluster.place(index).data_dir.join("coordinator.duckdb");
+            change(&file, |bytes| bytes.iter_mut().take(DATABASE_HEADER_BYTES).for_each(|b| *b ^= 0x5a))?;
+            arm(cluster, index, &point.name)?;
+            cluster.start_node(index)?;
+        }
+        When::Fence => {
+            let epoch = new_epoch(cluster, &point.name).await?;
+            arm_running(cluster, index, &point.name).await?;
+            ask(&cluster.place(index).url("/api/admin/verify"), &json!({"epoch": epoch})).await?;
+        }
+        When::Recover | When::Restore => {
+            return Err(Error::Setting(format!("{} is reached by a command, not by a node", point.name)));
+        }
     }
-    let stir = point.name.starts_with("hard_state");
+    let stir = match point.when {
+        When::Snapshot => Stir::Snapshots,
+        _ if point.name.starts_with("hard_state") => Stir::Leadership,
+        _ => Stir::Nothing,
+    };
     let ended = await_end(cluster, index, &point.name, stir).await;
     disarm(cluster, index);
     ended
@@ -222,15 +300,42 @@ async fn replace_state(cluster: &Cluster, index: usize) -> Result<(), Error> {
     ask(&cluster.place(index).url("/api/admin/force_sync"), &call).await
 }
 
-/// Changes a byte in the middle of the log, so that there are whole records behind a broken one.
-fn damage_log(data_dir: &Path) -> Result<(), Error> {
-    let file = injure::newest_log(&data_dir.join("raft"))?;
-    let damaged = std::fs::read(&file).and_then(|mut bytes| {
-        let end = bytes.iter().rposition(|byte| *byte != 0).unwrap_or_default();
-        bytes[end / 2] ^= 0x10;
-        std::fs::write(&file, bytes)
+/// Changes a stopped node's file.
+fn change(file: &Path, how: impl FnOnce(&mut Vec<u8>)) -> Result<(), Error> {
+    let changed = std::fs::read(file).and_then(|mut bytes| {
+        how(&mut bytes);
+        std::fs::write(file, bytes)
     });
-    damaged.map_err(Error::io(format!("damage {}", file.display())))
+    changed.map_err(Error::io(format!("change {}", file.display())))
+}
+
+/// Where the last byte is that was written.
+fn written_end(bytes: &[u8]) -> usize {
+    bytes.iter().rposition(|byte| *byte != 0).unwrap_or_default()
+}
+
+/// A byte in the middle, so that there are whole records behind a broken one.
+fn break_middle(bytes: &mut [u8]) {
+    let middle = written_end(bytes) / 2;
+    bytes[middle] ^= 0x10;
+}
+
+/// The last record lacks its last byte.
+fn tear(bytes: &mut Vec<u8>) {
+    bytes.truncate(written_end(bytes));
+}
+
+/// An epoch of the lease under which repairs are made that nobody has seen yet. The lease is given back.
+async fn new_epoch(cluster: &Cluster, holder: &str) -> Result<u64, Error> {
+    let client = cluster.client()?.with_deadline(READY_LIMIT);
+    let mut epoch = 0;
+    for ttl_ms in [60_000, 0] {
+        let call = json!({"holder": holder, "ttl_ms": ttl_ms});
+        let lease = client.post("/api/leases/recovery", &call, Repeat::Idempotent).await;
+        let lease: NamedLease = lease.map_err(|e| Error::Setting(e.to_string()))?;
+        epoch = epoch.max(lease.epoch);
+    }
+    Ok(epoch)
 }
 
 /// Asks a node whose log is damaged to begin anew. It may end before it answers.
@@ -240,7 +345,7 @@ async fn begin_anew(cluster: &Cluster, index: usize, point: &str) -> Result<(), 
         if status.role == Role::Failed { Ok(()) } else { Err(status.role.to_string()) }
     })
     .await?;
-    arm(cluster, index, point)?;
+    arm_running(cluster, index, point).await?;
     let call = json!({"node_id": cluster.place(index).id});
     ask(&cluster.place(index).url("/api/admin/rejoin"), &call).await
 }
