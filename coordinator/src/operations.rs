@@ -168,8 +168,13 @@ impl Drop for Operation {
 
 /// Lets every other thread of the machine come before the calling one.
 pub fn yield_to_others() {
+    come_behind(10);
+}
+
+/// Puts the calling thread so far behind the others: 0 is among them, 19 as far as it goes.
+pub fn come_behind(nice: i32) {
     // A thread's priority is its own on Linux. Without it the work is done all the same.
-    let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 10);
+    let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), nice);
 }
 
 #[cfg(test)]
