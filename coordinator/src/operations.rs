@@ -171,10 +171,13 @@ pub fn yield_to_others() {
     come_behind(10);
 }
 
-/// Puts the calling thread so far behind the others: 0 is among them, 19 as far as it goes.
-pub fn come_behind(nice: i32) {
+/// Puts the calling thread so far behind where it was: by 0 not at all, by 19 as far as it goes.
+pub fn come_behind(by: i32) {
+    let own = Some(rustix::thread::gettid());
     // A thread's priority is its own on Linux. Without it the work is done all the same.
-    let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), nice);
+    if let Ok(nice) = rustix::process::getpriority_process(own) {
+        let _ = rustix::process::setpriority_process(own, (nice + by).min(19));
+    }
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use crate::machine::Effect;
 use crossbeam_channel::{Receiver, Sender};
 
 /// How far behind the others: about a third of a usual thread's share where both want the same core.
-const NICE: i32 = 5;
+const BEHIND: i32 = 5;
 
 /// Entries to write, and who writes them.
 type Batch = (Writer, Vec<(u64, Vec<Effect>)>);
@@ -31,7 +31,7 @@ impl Calm {
         let (batches, queue) = crossbeam_channel::bounded::<Batch>(1);
         let (give_back, done) = crossbeam_channel::bounded(1);
         let work = move || {
-            crate::operations::come_behind(NICE);
+            crate::operations::come_behind(BEHIND);
             for (mut writer, entries) in queue {
                 writer.write(entries, false);
                 if give_back.send(writer).is_err() {
