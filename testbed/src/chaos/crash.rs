@@ -4,7 +4,7 @@
 //! half of those at the leader. In the end every acknowledged task must be there, with one
 //! accepted result, and all nodes must agree.
 
-use super::points::{self, Point, When};
+use super::points::{self, Point};
 use super::report::{Gaps, Report};
 use crate::bench::report::Machine;
 use crate::binaries::Binaries;
@@ -85,8 +85,8 @@ async fn kill_all(arguments: &Arguments) -> Result<Report, Error> {
     let began = Instant::now();
     let binaries = Binaries::find()?;
     let mut random = StdRng::seed_from_u64(seed);
-    let mut points: Vec<Point> =
-        points::list(&binaries)?.into_iter().filter(|p| p.when != When::Founding).collect();
+    let mut points = points::list(&binaries)?;
+    points.retain(|point| point.when.in_a_serving_cluster());
     points.shuffle(&mut random);
     let mut cluster = points::prepare(arguments.nodes, binaries)?;
     cluster.start_all().await?;

@@ -54,6 +54,13 @@ pub enum When {
     Restore,
 }
 
+impl When {
+    /// True for what a node of a cluster that serves can be brought to again and again.
+    pub fn in_a_serving_cluster(self) -> bool {
+        !matches!(self, When::Founding | When::Recover | When::Restore)
+    }
+}
+
 /// A point.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Point {
