@@ -48,8 +48,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// Bytes of the log's tail kept in memory: a second of a full load. Who is further behind is sent what is read from the disk.
-const LOG_CACHE_BYTES: u64 = 8 * 1024 * 1024;
+/// Bytes of the log's tail kept in memory.
+const LOG_CACHE_BYTES: u64 = 32 * 1024 * 1024;
 /// Bytes of proposals in flight.
 const UNCOMMITTED_BYTES: u64 = 64 * 1024 * 1024;
 /// Between two questions whether a snapshot can be taken.
