@@ -112,9 +112,8 @@ impl OlderEntries for RaftLog {
 }
 
 impl RaftLog {
-    /// Opens the log in `folder`; any record that is bad is an error.
+    /// Opens the log in `folder`.
     pub fn open(folder: &Path) -> Result<RaftLog, DataError> {
-        super::log_end::cut_unwritten(folder)?;
         let number = OPENED.fetch_add(1, Ordering::Relaxed) + 1;
         Ok(RaftLog { engine: Arc::new(open_engine(folder)?), number })
     }
