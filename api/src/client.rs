@@ -35,7 +35,7 @@ pub enum ClientError {
         waited_ms: u128,
         /// The addresses.
         addresses: String,
-        /// The last failure.
+        /// The last failure of each address that was tried.
         last: String,
     },
     /// The connection broke after the request was sent: it may have happened.
@@ -69,6 +69,11 @@ impl ClientError {
             ClientError::Problem(p) => Some(p.code),
             _ => None,
         }
+    }
+
+    /// True where what was asked may have been done, or not.
+    pub fn is_unknown_outcome(&self) -> bool {
+        matches!(self, ClientError::UnknownOutcome { .. }) || self.code() == Some(ErrorCode::UnknownOutcome)
     }
 }
 
@@ -188,6 +193,8 @@ impl Client {
     ) -> Result<T, ClientError> {
         let started = Instant::now();
         let mut pause = Duration::from_millis(20);
+        let mut told = Told::default();
+        let mut may_have_happened = None;
         let body = body
             .map(serde_json::to_vec)
             .transpose()
@@ -200,13 +207,16 @@ impl Client {
                 Ok(answer) => return Ok(answer),
                 Err(Failed::Refused(why)) => {
                     self.forget(&address);
+                    told.note(&address, &why, false);
                     (ClientError::Problem(Problem::new(ErrorCode::Unavailable, why)), true)
                 }
-                Err(Failed::Broken(why)) => {
+                Err(Failed::Broken { why, out_of_time }) => {
                     self.forget(&address);
+                    told.note(&address, &why, out_of_time);
                     (ClientError::UnknownOutcome { address, why }, repeat == Repeat::Idempotent)
                 }
                 Err(Failed::Problem(problem)) => {
+                    told.note(&address, &problem.detail, false);
                     let again = match problem.code {
                         ErrorCode::NoLeader | ErrorCode::Unavailable | ErrorCode::Overloaded => true,
                         ErrorCode::UnknownOutcome => repeat == Repeat::Idempotent,
@@ -225,18 +235,34 @@ impl Client {
             if !retry {
                 return Err(last);
             }
-            if started.elapsed() + pause >= self.deadline {
-                return Err(match last {
-                    ClientError::Problem(p) if p.code == ErrorCode::Unavailable => ClientError::Unreachable {
-                        waited_ms: started.elapsed().as_millis(),
-                        addresses: self.shared.addresses.join(", "),
-                        last: p.detail,
-                    },
-                    other => other,
-                });
+            let over = started.elapsed() + pause >= self.deadline;
+            // What only reads can't have happened.
+            let reads = method == reqwest::Method::GET;
+            if !reads && last.is_unknown_outcome() {
+                may_have_happened = Some(last);
+            } else if over {
+                // That a later attempt did nothing says nothing of an earlier one.
+                return Err(may_have_happened.unwrap_or_else(|| self.out_of_time(last, &told, started)));
+            }
+            if over && let Some(unknown) = may_have_happened {
+                return Err(unknown);
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(250));
+        }
+    }
+
+    /// What a call failed with that ran out of time; nothing was done.
+    fn out_of_time(&self, last: ClientError, told: &Told, started: Instant) -> ClientError {
+        match last {
+            ClientError::Problem(problem) if problem.code != ErrorCode::Unavailable => {
+                ClientError::Problem(problem)
+            }
+            _ => ClientError::Unreachable {
+                waited_ms: started.elapsed().as_millis(),
+                addresses: self.shared.addresses.join(", "),
+                last: told.to_string(),
+            },
         }
     }
 
@@ -298,13 +324,18 @@ impl Client {
             request = request.header("traceparent", place.as_ref());
         }
         let response = request.send().await.map_err(|e| {
-            let why = error_chain(&e);
-            if e.is_connect() { Failed::Refused(format!("{address}: {why}")) } else { Failed::Broken(why) }
+            let (out_of_time, no_connection) = (e.is_timeout(), e.is_connect());
+            // The address stands before it.
+            let why = error_chain(&e.without_url());
+            if no_connection { Failed::Refused(why) } else { Failed::Broken { why, out_of_time } }
         })?;
         let status = response.status();
         let served_by =
             response.headers().get(crate::SERVED_BY).and_then(|v| v.to_str().ok()).map(str::to_owned);
-        let bytes = response.bytes().await.map_err(|e| Failed::Broken(error_chain(&e)))?;
+        let bytes = response.bytes().await.map_err(|e| {
+            let out_of_time = e.is_timeout();
+            Failed::Broken { why: error_chain(&e), out_of_time }
+        })?;
         if status.is_success() {
             if let Some(leader) = served_by {
                 self.follow(&leader);
@@ -348,9 +379,36 @@ impl Client {
 
 enum Failed {
     Refused(String),
-    Broken(String),
+    Broken { why: String, out_of_time: bool },
     Problem(Problem),
     Malformed(String),
+}
+
+/// What each address answered last, or why it did not.
+///
+/// The last attempt of a call often ends because the call's time does. That says nothing of the
+/// address, and does not cover what was learnt before.
+#[derive(Debug, Default)]
+struct Told(Vec<(String, String)>);
+
+impl Told {
+    fn note(&mut self, address: &str, why: &str, out_of_time: bool) {
+        match self.0.iter_mut().find(|(known, _)| known == address) {
+            Some(_) if out_of_time => {}
+            Some((_, before)) => *before = why.to_owned(),
+            None => self.0.push((address.to_owned(), why.to_owned())),
+        }
+    }
+}
+
+impl std::fmt::Display for Told {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (position, (address, why)) in self.0.iter().enumerate() {
+            let between = if position == 0 { "" } else { "; " };
+            write!(f, "{between}{address}: {why}")?;
+        }
+        Ok(())
+    }
 }
 
 /// An error with its causes on one line: reqwest's own text leaves them out.
@@ -369,4 +427,70 @@ pub fn error_chain(error: &dyn std::error::Error) -> String {
         text.push_str(" (its certificate is signed by an authority that is not trusted here: --ca FILE or HOLDFAST_CA names one, `ca_path` on a node)");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    async fn listener() -> (TcpListener, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        (listener, address)
+    }
+
+    fn client(addresses: [&String; 2], deadline_ms: u64) -> Client {
+        let addresses = addresses.map(String::clone);
+        Client::new(addresses).unwrap().with_deadline(Duration::from_millis(deadline_ms))
+    }
+
+    #[test]
+    fn an_attempt_that_the_end_of_the_call_cut_off_does_not_cover_what_was_learnt() {
+        let mut told = Told::default();
+        told.note("a:1", "Connection refused", false);
+        told.note("a:1", "operation timed out", true);
+        told.note("b:1", "operation timed out", true);
+        assert_eq!(told.to_string(), "a:1: Connection refused; b:1: operation timed out");
+        told.note("b:1", "Connection refused", false);
+        assert_eq!(told.to_string(), "a:1: Connection refused; b:1: Connection refused");
+    }
+
+    #[tokio::test]
+    async fn what_can_not_be_read_is_told_with_the_cause_of_each_address() {
+        // One port is closed; the other takes connections and says nothing.
+        let (_, closed) = listener().await;
+        let (silent, open) = listener().await;
+        let error = client([&closed, &open], 500).get::<serde_json::Value>("/api/status").await.unwrap_err();
+        let ClientError::Unreachable { last, .. } = &error else { panic!("{error}") };
+        let (first, second) = last.split_once("; ").expect(last);
+        assert!(first.starts_with(&closed) && first.contains("onnection refused"), "{last}");
+        assert!(second.starts_with(&open) && second.contains("timed out"), "{last}");
+        drop(silent);
+    }
+
+    #[tokio::test]
+    async fn a_write_that_may_have_happened_is_not_told_as_nothing_done_when_nobody_answers_later() {
+        let (_, closed) = listener().await;
+        let unknown =
+            serde_json::to_vec(&Problem::new(ErrorCode::UnknownOutcome, "it is not known")).unwrap();
+        for answer in [Vec::new(), unknown] {
+            let (once, open) = listener().await;
+            let server = tokio::spawn(async move {
+                let (mut socket, _) = once.accept().await.unwrap();
+                let mut buffer = [0; 4096];
+                assert!(socket.read(&mut buffer).await.unwrap() > 0);
+                if !answer.is_empty() {
+                    let head = format!("HTTP/1.1 504 x\r\ncontent-length: {}\r\n\r\n", answer.len());
+                    socket.write_all(&[head.as_bytes(), &answer].concat()).await.unwrap();
+                }
+            });
+            let client = client([&open, &closed], 600);
+            let error =
+                client.post::<_, serde_json::Value>("/api/tasks", &(), Repeat::Idempotent).await.unwrap_err();
+            assert!(error.is_unknown_outcome(), "{error}");
+            server.await.unwrap();
+        }
+    }
 }

@@ -168,8 +168,16 @@ impl Drop for Operation {
 
 /// Lets every other thread of the machine come before the calling one.
 pub fn yield_to_others() {
+    come_behind(10);
+}
+
+/// Puts the calling thread so far behind where it was: by 0 not at all, by 19 as far as it goes.
+pub fn come_behind(by: i32) {
+    let own = Some(rustix::thread::gettid());
     // A thread's priority is its own on Linux. Without it the work is done all the same.
-    let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 10);
+    if let Ok(nice) = rustix::process::getpriority_process(own) {
+        let _ = rustix::process::setpriority_process(own, (nice + by).min(19));
+    }
 }
 
 #[cfg(test)]

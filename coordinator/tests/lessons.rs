@@ -292,6 +292,49 @@ fn log_time_goes_on_where_the_last_leader_was() {
     assert_eq!(log_ms, [0, 60_000, 60_000]);
 }
 
+/// Member 1 of three hands over to member 2, and what tells that one is on its way.
+fn told_to_lead() -> (Three, Message) {
+    let mut three = Three::led_by_one();
+    three.member(1).transfer_to(2).unwrap();
+    let sent = three.member(1).turn().send;
+    let told = sent.into_iter().find(|m| m.get_msg_type() == MessageType::MsgTimeoutNow);
+    (three, told.expect("member 2 is told"))
+}
+
+/// raft-rs gives a transfer up after the shortest election time-out and writes on; a successor whose
+/// disk was slow then unseated the leader with a log that could not win, and nobody led.
+#[test]
+fn a_successor_that_is_slow_to_begin_wins_at_once() {
+    let (mut three, told) = told_to_lead();
+    let term = three.member(1).standing().term;
+    for _ in 0..2 * ELECTION_TICKS {
+        three.tick(1);
+        assert_eq!(
+            three.propose(1, 9),
+            Err(ProposeRefused::Busy),
+            "the log must not outgrow the successor's"
+        );
+    }
+    assert_eq!(three.member(1).standing().role, StateRole::Leader, "it has to be heard meanwhile");
+    three.member(2).step(told);
+    three.settle();
+    let standing = three.member(2).standing();
+    assert_eq!((standing.role, standing.term), (StateRole::Leader, term + 1));
+    assert!(standing.leader_ready);
+    assert_eq!(three.propose(2, 1), Ok(()));
+}
+
+/// Nor does it wait for ever for one that does not begin.
+#[test]
+fn a_leader_goes_on_when_its_successor_does_not_begin() {
+    let (mut three, _lost) = told_to_lead();
+    three.tick(2 * ELECTION_TICKS + 1);
+    assert_eq!(three.propose(1, 9), Ok(()));
+    let before = three.member(1).standing().commit;
+    three.settle();
+    assert_eq!(three.member(1).standing().commit, before + 1);
+}
+
 /// What a trace adds to an entry goes to every log, and is no part of what a machine or the hash
 /// chain over the log can see.
 #[test]

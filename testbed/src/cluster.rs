@@ -10,7 +10,7 @@ use crate::ports::Ports;
 use crate::process::{Lifetime, Started, TERM_GRACE, end, last_lines};
 use crate::{Error, wait};
 use api::Client;
-use api::cluster::{Role, StateChecksum, Status};
+use api::cluster::{ConfigReload, Report, Role, StateChecksum, Status};
 use rustix::process::Signal;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -99,6 +99,23 @@ impl Cluster {
             self.wait_ready(index, READY_LIMIT).await?;
         }
         Ok(())
+    }
+
+    /// Sets keys of node `index`'s config file and has it read again (SIGHUP); gives what came of it.
+    pub async fn reload(&self, index: usize, settings: &serde_json::Value) -> Result<ConfigReload, Error> {
+        let url = self.places[index].url("/api/report");
+        let standing = || async { wait::get::<Report>(&self.http, &url).await.map(|report| report.config) };
+        let before = wait::until("a report before the reload", READY_LIMIT, standing).await?.reloads;
+        self.configure(index, settings)?;
+        if !self.nodes[index].as_ref().is_some_and(|node| node.signal(Signal::HUP)) {
+            return Err(Error::Setting(format!("{} does not run", self.places[index].id)));
+        }
+        wait::until("the config to be read again", READY_LIMIT, || async {
+            let now = standing().await?;
+            let reload = now.last_reload.filter(|_| now.reloads > before);
+            reload.ok_or_else(|| "it was not yet".to_owned())
+        })
+        .await
     }
 
     /// Sets a variable in the environment that node `index` gets at its next start.

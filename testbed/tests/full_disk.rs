@@ -8,9 +8,10 @@ use api::cluster::{NamedLease, NamedLeaseRequest, PartHealth, Role};
 use api::task::{Submitted, TaskPage, TaskRecord};
 use serde_json::{Value, json};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
+use testbed::binaries::Binaries;
 use testbed::cluster::READY_LIMIT;
 use testbed::{Cluster, judge, wait};
 
@@ -45,6 +46,12 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime")
 }
 
+fn mount_small_disk(at: &Path) {
+    let size = format!("size={DISK_MB}m");
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "none"]).arg(at).status();
+    assert!(mounted.unwrap().success());
+}
+
 /// Three nodes, each with its data on a disk of its own: stopped, moved there, started again.
 async fn cluster_on_small_disks() -> Cluster {
     let mut cluster = Cluster::start(3).await.unwrap();
@@ -54,12 +61,11 @@ async fn cluster_on_small_disks() -> Cluster {
         let old = data_dir.with_extension("old");
         std::fs::rename(&data_dir, &old).unwrap();
         std::fs::create_dir(&data_dir).unwrap();
-        let size = format!("size={DISK_MB}m");
-        let run = |command: &mut Command| assert!(command.status().unwrap().success(), "{command:?}");
-        run(Command::new("mount").args(["-t", "tmpfs", "-o", &size, "none"]).arg(&data_dir));
+        mount_small_disk(&data_dir);
         // The reserve of the large disk would not fit the small one.
         let _ = std::fs::remove_file(old.join("ballast"));
-        run(Command::new("cp").arg("-a").arg(old.join(".")).arg(&data_dir));
+        let copied = Command::new("cp").arg("-a").arg(old.join(".")).arg(&data_dir).status().unwrap();
+        assert!(copied.success());
         cluster.start_node(index).unwrap();
     }
     cluster.wait_all_ready(READY_LIMIT).await.unwrap();
@@ -217,6 +223,54 @@ fn a_cluster_with_full_disks_refuses_writes_serves_reads_and_comes_back() {
             })
             .await
             .unwrap();
+        }
+    });
+}
+
+/// The thresholds count from the moment the config is read again, both ways.
+#[test]
+fn a_reload_moves_the_floor_of_the_disk() {
+    if elsewhere("a_reload_moves_the_floor_of_the_disk") {
+        return;
+    }
+    runtime().block_on(async {
+        let mut cluster = Cluster::prepare(1, Binaries::find().unwrap(), "coordinator").unwrap();
+        let (low, high) = (json!({"disk_reserve_mb": 1}), json!({"disk_reserve_mb": 64}));
+        cluster.configure(0, &json!({"disk_reserve_mb": 1, "disk_floor_percent": 99})).unwrap();
+        let data_dir = cluster.place(0).data_dir.clone();
+        std::fs::create_dir(&data_dir).unwrap();
+        mount_small_disk(&data_dir);
+        cluster.start_all().await.unwrap();
+        // Less than a tenth, to which the reserve is cut on so small a disk, and more than a reserve of 1 MiB.
+        let mut file = std::fs::File::create(filler(&cluster, 0)).unwrap();
+        let free_bytes = || {
+            let disk = rustix::fs::statvfs(&data_dir).unwrap();
+            disk.f_bavail * disk.f_frsize
+        };
+        while free_bytes() > 7 << 20 {
+            file.write_all(&[7; 64 << 10]).unwrap();
+        }
+
+        let http = wait::http();
+        let url = cluster.place(0).url("/api/tasks");
+        let answers = async |what: &str, expected: u16| {
+            wait::until(what, LIMIT, || async {
+                let answer = http.post(&url).json(&json!({"type": "noop"})).send().await;
+                let answer = answer.map_err(|e| e.to_string())?;
+                let (status, body) = (answer.status().as_u16(), answer.text().await.unwrap_or_default());
+                let for_the_disk = status == 201 || body.contains("disk_full");
+                if status == expected && for_the_disk { Ok(()) } else { Err(format!("{status} {body}")) }
+            })
+            .await
+            .unwrap();
+        };
+        answers("writes above a small reserve", 201).await;
+        let (floor, roof) = (json!({"disk_floor_percent": 80}), json!({"disk_floor_percent": 99}));
+        for (key, on, off) in [("disk_reserve_mb", high, low), ("disk_floor_percent", floor, roof)] {
+            assert_eq!(cluster.reload(0, &on).await.unwrap().applied, [key]);
+            answers(&format!("writes to be refused with {on}"), 503).await;
+            assert_eq!(cluster.reload(0, &off).await.unwrap().applied, [key]);
+            answers(&format!("writes to be taken with {off}"), 201).await;
         }
     });
 }

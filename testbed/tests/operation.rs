@@ -356,35 +356,23 @@ fn what_a_reload_takes_has_its_effect() {
         let place = cluster.place(0).clone();
         let leads = |status: Value| (status["role"] == "leader").then_some(());
         asked("node-1 to lead", &place.url("/api/status"), leads).await;
-        let (pid, path) = (cluster.pid(0).unwrap(), place.config.clone());
-        let reload = async |settings: Value| {
-            let reloads = |report: Value| report.pointer("/config/reloads").and_then(Value::as_u64);
-            let before = asked("a report", &place.url("/api/report"), reloads).await;
-            edit(&path, |config| {
-                config.as_object_mut().unwrap().extend(settings.as_object().unwrap().clone())
-            });
-            let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
-            rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
-            let last = |report: Value| {
-                (reloads(report.clone()) > Some(before)).then(|| report["config"]["last_reload"].clone())
-            };
-            let taken = asked("the reload", &place.url("/api/report"), last).await;
+        let reload = async |cluster: &Cluster, settings: Value| {
+            let taken = cluster.reload(0, &settings).await.unwrap();
             for key in settings.as_object().unwrap().keys() {
-                let applied = taken["applied"].as_array().unwrap();
-                assert!(applied.iter().any(|name| name == key), "{key}: {taken}");
+                assert!(taken.applied.contains(key), "{key}: {taken:?}");
             }
         };
 
         // peers: a voter that is gone, and was edited out, is told with the command that removes it.
         cluster.stop_node(2).unwrap();
         let peers = json!([{"id": "node-2", "host": "127.0.0.1", "port": cluster.place(1).port}]);
-        reload(json!({"peers": peers})).await;
+        reload(&cluster, json!({"peers": peers})).await;
 
         // max_log_size and snapshot_threshold: a snapshot where there was none.
         let snapshot = |status: Value| status["snapshot_index"].as_u64().filter(|index| *index > 0);
         let status: Value = wait::get(&wait::http(), &place.url("/api/status")).await.unwrap();
         assert_eq!(snapshot(status), None);
-        reload(json!({"snapshot_threshold": 10, "max_log_size": 20})).await;
+        reload(&cluster, json!({"snapshot_threshold": 10, "max_log_size": 20})).await;
         for number in 0..40 {
             let task = json!({"task_id": format!("task-{number}"), "type": "noop"});
             let _: Value = client.post("/api/tasks", &task, Repeat::Idempotent).await.unwrap();
@@ -392,7 +380,7 @@ fn what_a_reload_takes_has_its_effect() {
         asked("a snapshot", &place.url("/api/status"), snapshot).await;
 
         // max_batch_size: commands that come at once are no longer packed.
-        reload(json!({"max_batch_size": 1})).await;
+        reload(&cluster, json!({"max_batch_size": 1})).await;
         let status: Value = wait::get(&wait::http(), &place.url("/api/status")).await.unwrap();
         let from = status["last_log_index"].as_u64().unwrap() + 1;
         let many = (0..60).map(|_| async {
@@ -408,7 +396,7 @@ fn what_a_reload_takes_has_its_effect() {
         assert_eq!(most, Some(1), "{log}");
 
         // log_level, log_max_size and log_backup_count: the file turns over, and one is kept.
-        reload(json!({"log_level": "DEBUG", "log_max_size": 4096, "log_backup_count": 1})).await;
+        reload(&cluster, json!({"log_level": "DEBUG", "log_max_size": 4096, "log_backup_count": 1})).await;
         let rotated = |number: usize| std::path::PathBuf::from(format!("{}.{number}", file.display()));
         wait::until("the log file to turn over", LIMIT, || async {
             let _: Value = wait::get(&wait::http(), &place.url("/api/tasks")).await?;
@@ -418,8 +406,25 @@ fn what_a_reload_takes_has_its_effect() {
         .unwrap();
         assert!(!rotated(2).exists());
 
+        // allow_insecure_network: the warning about an open network, told with each reading, falls silent.
+        let warnings = || {
+            let warns = |line: &&Value| {
+                line["level"] == "WARN"
+                    && line.to_string().contains("whoever names the right cluster and node")
+            };
+            lines(&file).iter().chain(&lines(&rotated(1))).filter(warns).count()
+        };
+        reload(&cluster, json!({"log_max_size": 1 << 30})).await;
+        let told = warnings();
+        assert!(told > 0, "an open network is warned of");
+        reload(&cluster, json!({"allow_insecure_network": true})).await;
+        reload(&cluster, json!({"zone": "rack-7"})).await;
+        assert_eq!(warnings(), told);
+        reload(&cluster, json!({"allow_insecure_network": false})).await;
+        assert_eq!(warnings(), told + 1);
+
         // log_raft_events: Raft's own lines.
-        reload(json!({"log_raft_events": true})).await;
+        reload(&cluster, json!({"log_raft_events": true})).await;
         let of_raft = |logs: Value| {
             let lines = logs["lines"].as_array()?;
             lines.iter().any(|line| line["target"] == "raft").then_some(())
@@ -428,7 +433,7 @@ fn what_a_reload_takes_has_its_effect() {
         asked("a line of Raft", &place.url("/api/logs?level=DEBUG&limit=1000"), of_raft).await;
 
         // max_concurrent_connections: the next one is told to come again.
-        reload(json!({"max_concurrent_connections": 8})).await;
+        reload(&cluster, json!({"max_concurrent_connections": 8})).await;
         let mut held = Vec::new();
         for _ in 0..8 {
             held.push(std::net::TcpStream::connect(place.address()).unwrap());

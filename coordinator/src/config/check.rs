@@ -269,13 +269,18 @@ fn limits(config: &Config, found: &mut Findings) {
         ("db_retention_days", config.db_retention_days, 1),
         ("db_retention_rows", config.db_retention_rows, 1),
         ("scrub_cpu_percent", config.scrub_cpu_percent, 1),
+        ("disk_floor_percent", config.disk_floor_percent, 1),
     ] {
         if value < least {
             found.fault(key, format!("is {value}; must be at least {least}"));
         }
     }
-    if config.scrub_cpu_percent > 100 {
-        found.fault("scrub_cpu_percent", format!("is {}; must be at most 100", config.scrub_cpu_percent));
+    for (key, value) in
+        [("scrub_cpu_percent", config.scrub_cpu_percent), ("disk_floor_percent", config.disk_floor_percent)]
+    {
+        if value > 100 {
+            found.fault(key, format!("is {value}; must be at most 100"));
+        }
     }
     if config.max_log_size < config.snapshot_threshold {
         found.fault(

@@ -9,7 +9,8 @@
 //! for the next leader, so that a hand-over of leadership fails no write; then it is refused (503).
 //! When the connection broke later, the leader may have done it (504). A leader whose process or
 //! machine stands still breaks no connection: once another one leads and nothing was heard of it for
-//! as long as lets others begin an election, nobody waits for its answer any more (504, too).
+//! as long as lets others begin an election, nobody waits for its answer any more (504, too). One that
+//! was taken out of the members meanwhile has as long to answer what it was sent.
 
 use super::App;
 use super::extract::read_whole;
@@ -29,8 +30,12 @@ const ANSWER_LIMIT: Duration = Duration::from_millis(api::worker::MAX_LEASE_WAIT
 /// How long a request waits for a leader while there is none, or one hands over to the next.
 const PATIENCE: Duration = Duration::from_millis(1_500);
 
-/// Between two attempts to reach a leader that is not there yet.
+/// Between two attempts to reach a leader that is not there yet; sooner where the view of who leads
+/// changes.
 const PATIENCE_STEP: Duration = Duration::from_millis(10);
+
+/// An answer that takes longer is late: only then it is worth a look whether another one leads.
+const LATE: Duration = Duration::from_millis(50);
 
 /// How long connecting to the leader may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
@@ -131,10 +136,9 @@ async fn find_leader(
     mut last: Option<Response>,
 ) -> ApiResult<Response> {
     let deadline = Instant::now() + PATIENCE;
-    if last.is_some() {
-        tokio::time::sleep(PATIENCE_STEP).await;
-    }
+    let mut views = app.node.watch();
     loop {
+        views.mark_unchanged();
         let view = app.node.view();
         let leader = app.leader_address_of(&view);
         let verdict = decide(view.role, view.role_detail.as_deref(), leader, forwarded);
@@ -153,7 +157,8 @@ async fn find_leader(
             return Ok(answer);
         }
         last = Some(answer);
-        tokio::time::sleep(PATIENCE_STEP).await;
+        // Whoever leads next is known as soon as this node's view has it.
+        let _ = tokio::time::timeout(PATIENCE_STEP, views.changed()).await;
     }
 }
 
@@ -214,19 +219,34 @@ async fn forward(app: &App, kept: &Kept, leader: &str) -> Response {
 
 /// Ends once the leader at this address is silent and another one leads; gives that one's.
 async fn superseded(app: &App, leader: &str) -> String {
-    let limit_ms = app.config.election_timeout_min;
+    tokio::time::sleep(LATE).await;
+    let limit = Duration::from_millis(app.config.election_timeout_min);
     let mut views = app.node.watch();
+    let mut since = None;
     loop {
         let view = views.borrow_and_update().clone();
         if let Some(next) = app.leader_address_of(&view).filter(|now| now != leader) {
-            let silent = |peer: &PeerStatus| peer.last_contact_ms.is_none_or(|ms| ms >= limit_ms);
-            if app.node.peers().iter().all(|peer| peer.address != leader || silent(peer)) {
+            let since: &Instant = since.get_or_insert_with(Instant::now);
+            if is_silent(leader, &app.node.peers(), since.elapsed(), limit) {
                 return next;
             }
             tokio::time::sleep(PATIENCE_STEP).await;
         } else if views.changed().await.is_err() {
             return std::future::pending().await;
         }
+    }
+}
+
+/// True where nothing was heard of the one at this address for as long as `limit`.
+///
+/// One that was taken out of the members is not listened to any more; it may be at work on what it was
+/// sent all the same, and has as long from when another one was seen to lead.
+fn is_silent(address: &str, peers: &[PeerStatus], superseded_for: Duration, limit: Duration) -> bool {
+    let heard = |peer: &PeerStatus| peer.last_contact_ms.map(Duration::from_millis);
+    let mut there = peers.iter().filter(|peer| peer.address == address).peekable();
+    match there.peek() {
+        Some(_) => there.all(|peer| heard(peer).is_none_or(|ago| ago >= limit)),
+        None => superseded_for >= limit,
     }
 }
 
@@ -354,6 +374,30 @@ mod tests {
         };
         assert_eq!(problem.0.code, ErrorCode::Unavailable);
         assert!(problem.0.detail.contains("log damaged"));
+    }
+
+    #[test]
+    fn a_leader_is_silent_by_what_was_heard_and_one_that_was_taken_out_has_its_time() {
+        let peer = |address: &str, last_contact_ms| PeerStatus {
+            node_id: address.into(),
+            address: address.into(),
+            reachable: true,
+            last_contact_ms,
+            rtt_ms: None,
+            match_index: None,
+            clock_offset_ms: None,
+            error: None,
+            goodbye: None,
+        };
+        let (limit, none, long) = (Duration::from_millis(150), Duration::ZERO, Duration::from_secs(9));
+        let silent =
+            |peers: &[PeerStatus], superseded_for| is_silent("n1:8080", peers, superseded_for, limit);
+        let other = peer("n2:8080", Some(9_000));
+        assert!(!silent(&[peer("n1:8080", Some(149)), other.clone()], long), "it is heard");
+        assert!(silent(&[peer("n1:8080", Some(150)), other.clone()], none));
+        assert!(silent(&[peer("n1:8080", None)], none), "it was never heard");
+        assert!(!silent(std::slice::from_ref(&other), none), "it is no member any more, and may answer");
+        assert!(silent(&[other], limit));
     }
 
     #[tokio::test]

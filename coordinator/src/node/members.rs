@@ -7,8 +7,13 @@ use crate::members::MemberStanding;
 use crate::raft::driver::Input;
 use crate::raft::identity::{Founding, Known, Member};
 use crate::raft::transport::{Listener, PeerHealth, Transport, Verdict};
+use api::cluster::Role;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::oneshot;
+
+/// How long a change waits for the first entry of the leader that takes it.
+const FIRST_ENTRY_LIMIT: Duration = Duration::from_secs(1);
 
 /// Why the membership was not changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -128,6 +133,7 @@ impl Node {
     /// Proposes a change of the membership on this node, which must lead, and waits until it is
     /// applied here.
     pub async fn change_members(&self, mut change: MemberChange) -> Result<Applied, NodeError> {
+        self.wait_for_first_entry().await;
         if self.machine().version() < MEMBERS_SINCE {
             return Err(NodeError::Impossible(format!(
                 "a member runs a program that can't change the membership (machine version {}, needed is {MEMBERS_SINCE}): update the program on every node first",
@@ -145,6 +151,15 @@ impl Node {
             crate::command::Reply::Refused { detail, .. } => Err(NodeError::Impossible(detail)),
             _ => Ok(applied),
         }
+    }
+
+    /// A leader that was just elected takes a change for under way until its first entry is applied:
+    /// there may be one in what it has not applied yet. Who comes in that moment waits instead of being
+    /// told of a change that nobody asked for.
+    async fn wait_for_first_entry(&self) {
+        let mut views = self.watch();
+        let settled = views.wait_for(|view| view.role != Role::Leader || view.leader_ready);
+        drop(tokio::time::timeout(FIRST_ENTRY_LIMIT, settled).await);
     }
 
     /// The log changed the members: connections follow, and the next start knows whom to ask.

@@ -133,14 +133,7 @@ pub struct Applier {
 impl Applier {
     /// Works until the queue closes or an entry can't be applied.
     pub fn run(self, queue: &Receiver<Work>) {
-        let mut last = LastSnapshot {
-            index: self.snapshot_index,
-            at: Instant::now(),
-            log_bytes: 0,
-            writing: Arc::default(),
-            state_bytes: Arc::new(AtomicU64::new(self.snapshots.newest().map_or(0, |name| name.bytes))),
-            put_off: None,
-        };
+        let mut last = self.nothing_yet();
         while let Ok(work) = queue.recv() {
             *self.progress.busy_since.lock() = Some(Instant::now());
             let result = match work {
@@ -161,6 +154,18 @@ impl Applier {
                 (self.fail)(why);
                 return;
             }
+        }
+    }
+
+    /// What is known of snapshots at the start.
+    fn nothing_yet(&self) -> LastSnapshot {
+        LastSnapshot {
+            index: self.snapshot_index,
+            at: Instant::now(),
+            log_bytes: 0,
+            writing: Arc::default(),
+            state_bytes: Arc::new(AtomicU64::new(self.snapshots.newest().map_or(0, |name| name.bytes))),
+            put_off: None,
         }
     }
 
@@ -413,6 +418,91 @@ impl SnapshotThread {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
+    use crate::raft::driver::inbox;
+    use crate::store::StoreOptions;
+    use std::path::Path;
+
+    /// An applier for which a snapshot is due with every second entry.
+    fn applier(folder: &Path) -> Applier {
+        let env = |key: &str| match key {
+            "NODE_ID" => Some("n1".to_owned()),
+            "DATA_DIR" => Some(folder.display().to_string()),
+            "HOST" => Some("127.0.0.1".to_owned()),
+            "ENABLE_REDUNDANCY" => Some("false".to_owned()),
+            "SNAPSHOT_THRESHOLD" => Some("1".to_owned()),
+            "MAX_LOG_SIZE" => Some("2".to_owned()),
+            _ => None,
+        };
+        let (config, _) = Config::load(None, env).unwrap();
+        Applier {
+            machine: Arc::new(RwLock::new(Machine::new())),
+            settings: Arc::default(),
+            store: Store::open(folder.join("database"), StoreOptions::default()).unwrap().0.into(),
+            snapshots: Snapshots::new(folder),
+            limits: Arc::new(RaftLimits::new(&config)),
+            snapshot_index: 0,
+            named_index: Arc::new(|| 0),
+            operations: OperationBook::default(),
+            events: Events::new("n1", "boot"),
+            replay_until: 0,
+            inbox: inbox().0,
+            applied: Arc::new(watch::channel(0).0),
+            progress: Arc::default(),
+            telemetry: Telemetry::new("n1").unwrap(),
+            members_changed: Arc::new(|_| ()),
+            fail: Arc::new(|why| panic!("{why}")),
+        }
+    }
+
+    /// Where much is written, one snapshot is due as soon as the one before it is done: who asks would
+    /// find another under way each time.
+    #[test]
+    fn a_snapshot_that_somebody_asks_for_goes_before_the_next_that_is_due() {
+        let folder = tempfile::tempdir().unwrap();
+        let applier = applier(folder.path());
+        let mut last = applier.nothing_yet();
+        let written = |last: &LastSnapshot| {
+            while last.writing.load(Ordering::Acquire) {
+                std::thread::yield_now();
+            }
+        };
+        let entries = |upto| applier.machine.write().finish_entry(upto, 1, &[]);
+
+        entries(2);
+        applier.snapshot_if_due(&mut last).unwrap();
+        assert_eq!(last.index, 2, "one is due");
+        // It is still being written when somebody asks.
+        written(&last);
+        last.writing.store(true, Ordering::Release);
+        let ask = |last: &mut LastSnapshot| {
+            let (waiter, answer) = oneshot::channel();
+            applier.snapshot(last, Some(waiter)).unwrap();
+            answer
+        };
+        assert_eq!(ask(&mut last).blocking_recv().unwrap(), Err(SnapshotRefused::Busy));
+        last.writing.store(false, Ordering::Release);
+
+        entries(5);
+        applier.snapshot_if_due(&mut last).unwrap();
+        assert_eq!(last.index, 2, "the next that is due waits for who was put off");
+        let name = ask(&mut last).blocking_recv().unwrap().unwrap();
+        assert_eq!((name.index, last.index), (5, 5));
+        written(&last);
+
+        entries(8);
+        applier.snapshot_if_due(&mut last).unwrap();
+        assert_eq!(last.index, 8, "nobody waits any more");
+        written(&last);
+
+        // Who was put off and does not come again holds nothing up for long.
+        entries(11);
+        last.put_off = Instant::now().checked_sub(ASKS_AGAIN);
+        applier.snapshot_if_due(&mut last).unwrap();
+        assert_eq!(last.index, 11);
+        written(&last);
+        applier.store.close();
+    }
 
     #[test]
     fn a_snapshot_is_due_when_it_is_worth_its_bytes_or_the_log_is_full() {

@@ -324,20 +324,7 @@ impl<O: OlderEntries> Driver<O> {
                 self.replica.read(tag);
             }
             Input::Transfer(to, reply) => {
-                let well =
-                    |id| waiting.ends.get(&id).is_some_and(|pulse| pulse.trouble == Trouble::default());
-                let best =
-                    || self.replica.best_transferee(well).or_else(|| self.replica.best_transferee(|_| true));
-                let target = to.or_else(best);
-                let result = match target.map(|id| self.replica.transfer_to(id)) {
-                    Some(Ok(())) => Ok(()),
-                    Some(Err(refused)) => Err(refused.into()),
-                    None if self.replica.standing().role != raft::StateRole::Leader => {
-                        Err(NodeError::NotLeader)
-                    }
-                    None => Err(NodeError::NoSuccessor("no other voter was heard lately".into())),
-                };
-                let _ = reply.send(result);
+                let _ = reply.send(self.transfer(to, waiting));
             }
             Input::Stop => waiting.stop = true,
         }

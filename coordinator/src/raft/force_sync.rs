@@ -414,10 +414,7 @@ pub fn finish(config: &Config, identity: &mut Identity, flag: bool) -> Result<Fi
     let finished = match &plan.new_incarnation {
         Some(_) => Finished::NewIncarnation,
         None => match log_end::judge(&data_dir.join("raft")).map_err(|e| e.to_string())? {
-            LogEnd::Whole => {
-                log_end::cut_unwritten(&data_dir.join("raft")).map_err(|e| e.to_string())?;
-                swap(data_dir, name, &from, &to)?
-            }
+            LogEnd::Whole => swap(data_dir, name, &from, &to)?,
             LogEnd::Damaged { .. } => Finished::NewIncarnation,
             LogEnd::Torn { .. } => {
                 tracing::warn!(

@@ -3,10 +3,12 @@
 //! Looked at once a tick. What is seen also goes into the pulse, so that nobody hands leadership to a
 //! node in the same trouble.
 
+use crate::node::NodeError;
 use crate::raft::applier::ApplierProgress;
 use crate::raft::driver::{Driver, Waiting};
 use crate::raft::log::WriterProgress;
 use crate::raft::stall::Stall;
+use crate::raft::transport::Pulse;
 use crate::replica::OlderEntries;
 use crate::room::{DiskLevel, Room};
 use parking_lot::Mutex;
@@ -83,8 +85,7 @@ impl<O: OlderEntries> Driver<O> {
         if !self.fitness.stall.may_hand_over(now) {
             return;
         }
-        let fit = |id| waiting.ends.get(&id).is_some_and(|pulse| pulse.trouble == Trouble::default());
-        let target = self.replica.best_transferee(fit);
+        let target = self.replica.best_transferee(|id| is_well(waiting.ends.get(&id)));
         if trouble != before {
             tracing::warn!(?trouble, target, "this leader's own disk or threads fail it");
         }
@@ -98,6 +99,23 @@ impl<O: OlderEntries> Driver<O> {
         }
     }
 
+    /// Hands leadership to this member, or to the best one: a member that is well goes first, and a
+    /// suspect, which would not take it, is not asked.
+    pub(super) fn transfer(&mut self, to: Option<u64>, waiting: &Waiting) -> Result<(), NodeError> {
+        let pulse = |id: u64| waiting.ends.get(&id);
+        if to.and_then(pulse).is_some_and(|pulse| pulse.suspect) {
+            return Err(NodeError::NoSuccessor(
+                "its log lost its end in a crash; it can lead once it has caught up".into(),
+            ));
+        }
+        let best = |may: &dyn Fn(Option<&Pulse>) -> bool| self.replica.best_transferee(|id| may(pulse(id)));
+        match to.or_else(|| best(&is_well)).or_else(|| best(&can_lead)) {
+            Some(target) => self.replica.transfer_to(target).map_err(NodeError::from),
+            None if self.replica.standing().role != StateRole::Leader => Err(NodeError::NotLeader),
+            None => Err(NodeError::NoSuccessor("no other voter was heard lately".into())),
+        }
+    }
+
     /// True where so many voters have a full disk that the others make no quorum.
     fn full_voters(&self, waiting: &Waiting) -> bool {
         let voters = self.replica.conf_state().voters;
@@ -107,5 +125,30 @@ impl<O: OlderEntries> Driver<O> {
         };
         let full = voters.iter().filter(is_full).count();
         full > 0 && voters.len() - full < voters.len() / 2 + 1
+    }
+}
+
+/// A member of which this is known would take leadership: a suspect does not.
+fn can_lead(pulse: Option<&Pulse>) -> bool {
+    pulse.is_none_or(|pulse| !pulse.suspect)
+}
+
+/// It also says of itself that nothing is wrong with it.
+fn is_well(pulse: Option<&Pulse>) -> bool {
+    pulse.is_some_and(|pulse| !pulse.suspect && pulse.trouble == Trouble::default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leadership_goes_to_members_that_are_well_and_never_to_a_suspect() {
+        let well = Pulse::default();
+        let full = Pulse { trouble: Trouble { full: true, stalled: false }, ..Pulse::default() };
+        let suspect = Pulse { suspect: true, ..Pulse::default() };
+        let told = [None, Some(&well), Some(&full), Some(&suspect)];
+        assert_eq!(told.map(is_well), [false, true, false, false]);
+        assert_eq!(told.map(can_lead), [true, true, true, false]);
     }
 }

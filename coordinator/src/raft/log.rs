@@ -112,8 +112,9 @@ impl OlderEntries for RaftLog {
 }
 
 impl RaftLog {
-    /// Opens the log in `folder`.
+    /// Opens the log in `folder`; any record that is bad is an error.
     pub fn open(folder: &Path) -> Result<RaftLog, DataError> {
+        super::log_end::cut_unwritten(folder)?;
         let number = OPENED.fetch_add(1, Ordering::Relaxed) + 1;
         Ok(RaftLog { engine: Arc::new(open_engine(folder)?), number })
     }

@@ -5,7 +5,7 @@
 //! runs before the engine opens, reads every record of every file, and tells three cases apart:
 //!
 //! - whole: every record is valid, or what follows the last one is zeros (space that was
-//!   allocated ahead and never written);
+//!   allocated ahead and never written; it is cut where the log is opened);
 //! - torn: the last record of the last file is bad and nothing valid follows. Either it was
 //!   never synced, or it was acknowledged and is damaged; nobody can tell. It is cut, a copy is
 //!   kept, and the replica is *suspect*;
@@ -18,6 +18,7 @@
 
 use super::DataError;
 use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 const FILE_MAGIC: &[u8] = b"RAFT-LOG-FILE-HEADER-9986AB3E47F320B394C8E84916EB0ED5";
@@ -63,18 +64,38 @@ pub fn judge(folder: &Path) -> Result<LogEnd, DataError> {
 }
 
 /// Cuts what was set aside for records that were never written: the engine trims its files when it is
-/// closed, and takes what is left after a crash for a bad record. For a log that was judged whole.
-pub fn cut_unwritten(folder: &Path) -> Result<(), DataError> {
-    let engine = |source: std::io::Error| DataError::Directory { path: folder.into(), source };
-    for file in files(folder).map_err(engine)? {
-        let bytes = std::fs::read(&file).map_err(engine)?;
+/// closed, and takes what is left after a crash for a bad record. Every way to open a log passes here
+/// ([`super::log::RaftLog::open`]); what is bad in any other way stays, and the engine refuses it.
+pub(super) fn cut_unwritten(folder: &Path) -> Result<(), DataError> {
+    let error = |source: std::io::Error| DataError::Directory { path: folder.into(), source };
+    for file in files(folder).map_err(error)? {
+        if !ends_with_zero(&file).map_err(error)? {
+            continue;
+        }
+        let bytes = std::fs::read(&file).map_err(error)?;
         if let Err((offset, _)) = scan(&bytes)
-            && bytes[offset..].iter().all(|b| *b == 0)
+            && never_written(&bytes[offset..])
         {
-            cut(&file, offset as u64).map_err(engine)?;
+            cut(&file, offset as u64).map_err(error)?;
         }
     }
     Ok(())
+}
+
+/// Spares reading the whole of a file that can't have such room at its end.
+fn ends_with_zero(file: &Path) -> std::io::Result<bool> {
+    let mut file = File::open(file)?;
+    let mut last = [1];
+    if file.metadata()?.len() > 0 {
+        file.seek(SeekFrom::End(-1))?;
+        file.read_exact(&mut last)?;
+    }
+    Ok(last == [0])
+}
+
+/// True for the bytes behind the last record where nothing was ever written.
+fn never_written(rest: &[u8]) -> bool {
+    rest.iter().all(|byte| *byte == 0)
 }
 
 fn examine(folder: &Path, quarantine: Option<&Path>) -> Result<LogEnd, DataError> {
@@ -85,10 +106,7 @@ fn examine(folder: &Path, quarantine: Option<&Path>) -> Result<LogEnd, DataError
         for (position, file) in files.iter().enumerate() {
             let bytes = std::fs::read(file).map_err(engine)?;
             let Err((offset, why)) = scan(&bytes) else { continue };
-            if bytes[offset..].iter().all(|b| *b == 0) {
-                if quarantine.is_some() {
-                    cut(file, offset as u64).map_err(engine)?;
-                }
+            if never_written(&bytes[offset..]) {
                 continue;
             }
             let last = position + 1 == files.len();
@@ -125,7 +143,7 @@ pub fn look(file: &Path) -> std::io::Result<Result<u64, String>> {
     let mut records = 0;
     let found = walk(&bytes, |_| records += 1);
     Ok(match found {
-        Err((offset, why)) if bytes[offset..].iter().any(|b| *b != 0) => {
+        Err((offset, why)) if !never_written(&bytes[offset..]) => {
             Err(format!("the record at byte {offset} is bad: {why}"))
         }
         _ => Ok(records),
@@ -223,7 +241,7 @@ fn cut(file: &Path, offset: u64) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::raft::log::{open_engine, write_entries_for_test};
+    use crate::raft::log::{RaftLog, open_engine, write_entries_for_test};
     use proptest::prelude::*;
 
     /// A log of ten records, as the engine writes it; the file's path and bytes.
@@ -258,25 +276,35 @@ mod tests {
     }
 
     #[test]
-    fn space_allocated_ahead_is_cut_before_the_engine_opens_the_log() {
+    fn space_allocated_ahead_is_no_damage_and_is_cut_where_the_log_is_opened() {
         let folder = tempfile::tempdir().unwrap();
-        let (file, mut bytes) = sample(folder.path());
-        bytes.extend([0; 4096]);
-        std::fs::write(&file, &bytes).unwrap();
-        assert_eq!(judge(folder.path()).unwrap(), LogEnd::Whole);
-        assert!(open_engine(folder.path()).is_err(), "the engine takes it for a bad record");
-        cut_unwritten(folder.path()).unwrap();
-        assert_eq!(open_engine(folder.path()).unwrap().last_index(1), Some(10));
+        let (file, bytes) = sample(folder.path());
+        for room in [1, 15, 16, 4096] {
+            let with_room = [bytes.as_slice(), vec![0; room].as_slice()].concat();
+            std::fs::write(&file, &with_room).unwrap();
+            assert_eq!(judge(folder.path()).unwrap(), LogEnd::Whole);
+            assert_eq!(check(folder.path(), &folder.path().join("q")).unwrap(), LogEnd::Whole);
+            assert_eq!(std::fs::read(&file).unwrap(), with_room, "who only looks changes nothing");
+            assert!(open_engine(folder.path()).is_err(), "the engine takes it for a bad record");
+            assert_eq!(RaftLog::open(folder.path()).unwrap().bounds(), (1, 10));
+            assert_eq!(std::fs::read(&file).unwrap(), bytes);
+        }
     }
 
     #[test]
-    fn space_allocated_ahead_is_no_damage() {
+    fn whoever_opens_a_log_cuts_nothing_that_was_written() {
         let folder = tempfile::tempdir().unwrap();
-        let (file, mut bytes) = sample(folder.path());
-        bytes.extend([0; 4096]);
-        std::fs::write(&file, &bytes).unwrap();
-        assert_eq!(check(folder.path(), &folder.path().join("q")).unwrap(), LogEnd::Whole);
-        assert_eq!(open_engine(folder.path()).unwrap().last_index(1), Some(10));
+        let (file, bytes) = sample(folder.path());
+        let at = *offsets(&bytes).last().unwrap();
+        let mut flipped = bytes.clone();
+        flipped[at + 30] ^= 1;
+        let torn = bytes[..at + 20].to_vec();
+        let with_room = |bytes: &[u8]| [bytes, &[0; 4096]].concat();
+        for bad in [flipped.clone(), torn.clone(), with_room(&flipped), with_room(&torn)] {
+            std::fs::write(&file, &bad).unwrap();
+            assert!(RaftLog::open(folder.path()).is_err(), "that is for the check to judge");
+            assert_eq!(std::fs::read(&file).unwrap(), bad);
+        }
     }
 
     #[test]
@@ -308,7 +336,7 @@ mod tests {
         assert_eq!(found, LogEnd::Torn { file, offset: last as u64, cut_bytes: 20 });
         let kept = std::fs::read_dir(folder.path().join("q")).unwrap().next().unwrap().unwrap();
         assert_eq!(std::fs::read(kept.path()).unwrap(), bytes[last..last + 20]);
-        assert_eq!(open_engine(folder.path()).unwrap().last_index(1), Some(9));
+        assert_eq!(RaftLog::open(folder.path()).unwrap().bounds().1, 9);
     }
 
     proptest! {
@@ -343,7 +371,7 @@ mod tests {
             let whole = offsets(&bytes).iter().skip(1).filter(|o| **o <= at).count() as u64;
             let found = check(folder.path(), &folder.path().join("q")).unwrap();
             prop_assert!(!matches!(found, LogEnd::Damaged { .. }), "damaged");
-            prop_assert_eq!(open_engine(folder.path()).unwrap().last_index(1).unwrap_or(0), whole);
+            prop_assert_eq!(RaftLog::open(folder.path()).unwrap().bounds().1, whole);
         }
     }
 }

@@ -37,6 +37,9 @@ impl<O: OlderEntries> Replica<O> {
         if self.change_pending() {
             return Err(ProposeRefused::ChangePending);
         }
+        if self.successor_may_come() {
+            return Err(ProposeRefused::Busy);
+        }
         if let Err(e) = self.try_change(change) {
             return Err(ProposeRefused::Impossible(e));
         }
@@ -124,6 +127,7 @@ impl<O: OlderEntries> Replica<O> {
             && self.raw.raft.prs().conf().to_conf_state().auto_leave
             && !self.raw.raft.has_pending_conf()
             && self.raw.raft.commit_to_current_term()
+            && !self.successor_may_come()
         {
             // Refused (a transfer is under way): the next tick asks again.
             let _ = self.raw.propose_conf_change(Vec::new(), ConfChangeV2::default());

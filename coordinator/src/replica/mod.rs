@@ -226,6 +226,8 @@ pub struct Replica<O: OlderEntries> {
     /// Ticks since the start, and at which of them each member was heard last.
     ticks: u64,
     heard: BTreeMap<u64, u64>,
+    /// Term and tick at which a member was told to lead last.
+    told_to_lead: Option<(u64, u64)>,
     /// State of the generator of election time-outs, and the (term, role) it last drew for.
     random: u64,
     drawn_for: (u64, StateRole),
@@ -309,6 +311,7 @@ impl<O: OlderEntries> Replica<O> {
             elections: 0,
             ticks: 0,
             heard: BTreeMap::new(),
+            told_to_lead: None,
             random: config.seed,
             drawn_for: (u64::MAX, StateRole::Follower),
             config,
@@ -524,7 +527,9 @@ impl<O: OlderEntries> Replica<O> {
 
     fn one_ready(&mut self, turn: &mut Turn) {
         let mut ready = self.raw.ready();
-        turn.send.extend(ready.take_messages());
+        let messages = ready.take_messages();
+        self.note_told_to_lead(&messages);
+        turn.send.extend(messages);
         if ready.ss().is_some_and(|ss| ss.raft_state != StateRole::Leader) {
             self.lead_since = None;
         }

@@ -30,6 +30,9 @@ impl<O: OlderEntries> Replica<O> {
         if self.raw.raft.state != StateRole::Leader {
             return Err(ProposeRefused::NotLeader);
         }
+        if self.successor_may_come() {
+            return Err(ProposeRefused::Busy);
+        }
         let (from_log, from_mono) = *self.lead_since.get_or_insert((self.last_log_ms, mono_ms));
         let log_ms = (from_log + mono_ms.saturating_sub(from_mono)).max(self.last_log_ms);
         let data = Batch::pack(Stamp { log_ms, wall_ms }, commands);

@@ -2,8 +2,15 @@
 //!
 //! raft-rs keeps a mark for each peer that was heard, and wipes all of them whenever it counts its
 //! quorum: in that moment nobody looks alive. Who was heard, and when, is therefore counted here.
+//!
+//! Invariant: once a member was told to lead, this leader's log does not grow until the longest
+//! election time-out has passed. The member campaigns when its threads and its disk let it, which may
+//! be late. raft-rs takes the transfer back after the shortest time-out and writes on; then the
+//! candidate takes the term, can't win with the shorter log, and nobody leads until somebody's timer
+//! runs out.
 
 use super::{OlderEntries, ProposeRefused, Replica};
+use raft::eraftpb::{Message, MessageType};
 use raft::{ProgressState, StateRole};
 
 /// How far a member may be behind to take over: it has to catch up before it is told to.
@@ -58,6 +65,19 @@ impl<O: OlderEntries> Replica<O> {
         }
         self.raw.transfer_leader(raft_id);
         Ok(())
+    }
+
+    /// Looks whether a member is told to lead by what leaves now.
+    pub(super) fn note_told_to_lead(&mut self, leaving: &[Message]) {
+        if leaving.iter().any(|message| message.get_msg_type() == MessageType::MsgTimeoutNow) {
+            self.told_to_lead = Some((self.raw.raft.term, self.ticks));
+        }
+    }
+
+    /// True while a member that was told to lead may still campaign: nothing may be appended.
+    pub(super) fn successor_may_come(&self) -> bool {
+        let limit = self.config.election_ticks_max as u64;
+        self.told_to_lead.is_some_and(|(term, at)| term == self.raw.raft.term && self.ticks - at <= limit)
     }
 
     /// The voter that is furthest along, other than this one, among those that are fit.

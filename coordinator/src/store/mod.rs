@@ -14,6 +14,7 @@
 //!   not ours.
 //! - A store that can't be opened is an unhealthy one ([`Store::broken`]), not a stopped node.
 
+mod calm;
 mod chores;
 mod content;
 mod error;
@@ -464,5 +465,11 @@ impl Shared {
             exports: RwLock::new(()),
             ended: AtomicBool::new(false),
         }
+    }
+
+    /// Nothing more is written; whoever waits is told.
+    fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+        self.progress.notify_all();
     }
 }

@@ -3,6 +3,7 @@
 //! A transaction that fails is tried again on a reopened file, with a growing pause. Meanwhile
 //! the backlog fills up to its bound, and nobody waits for this thread but those who asked to.
 
+use super::calm::Calm;
 use super::chores::Ordered;
 use super::quarantine::quarantine;
 use super::rows::{append, set_applied, transaction};
@@ -21,7 +22,12 @@ const RETRY_LAST: Duration = Duration::from_secs(30);
 
 /// What the writer does next.
 enum Work {
-    Write { entries: Vec<(u64, Vec<Effect>)>, flush: bool },
+    Write {
+        entries: Vec<(u64, Vec<Effect>)>,
+        flush: bool,
+        /// Nobody waits for it.
+        calm: bool,
+    },
     Rebuild(RebuildJob),
     Chore(Ordered),
     Close,
@@ -45,14 +51,22 @@ impl Writer {
     }
 
     fn run(mut self) {
+        let shared = Arc::clone(&self.shared);
+        let calm_thread = Calm::start();
         loop {
             match self.next_work() {
-                Work::Write { entries, flush } => self.write(entries, flush),
+                Work::Write { entries, flush, calm } => match &calm_thread {
+                    Some(thread) if calm => match thread.write(self, entries) {
+                        Some(back) => self = back,
+                        None => return shared.end(),
+                    },
+                    _ => self.write(entries, flush),
+                },
                 Work::Rebuild(job) => self.rebuild(job),
                 Work::Chore(chore) => self.do_chore(chore),
                 Work::Close => break,
             }
-            self.shared.progress.notify_all();
+            shared.progress.notify_all();
         }
         self.write_index();
         if let Some(open) = self.open.take() {
@@ -60,8 +74,7 @@ impl Writer {
             // The next open would replay the write-ahead log; either way nothing is lost.
             let _ = open.connection.execute_batch("CHECKPOINT");
         }
-        self.shared.ended.store(true, Ordering::Release);
-        self.shared.progress.notify_all();
+        shared.end();
     }
 
     /// Waits for work; lets small batches grow while nobody is in a hurry.
@@ -88,7 +101,7 @@ impl Writer {
                     let entries = take_batch(&mut backlog);
                     let flush = flush && backlog.entries.is_empty();
                     backlog.flush_wanted &= !flush;
-                    return Work::Write { entries, flush };
+                    return Work::Write { entries, flush, calm: !hurry };
                 }
                 shared.work.wait_until(&mut backlog, due);
                 continue;
@@ -99,7 +112,7 @@ impl Writer {
             let behind = shared.durable.load(Ordering::Acquire) < shared.applied.load(Ordering::Acquire);
             if behind {
                 if shared.work.wait_for(&mut backlog, IDLE_INDEX_INTERVAL).timed_out() {
-                    return Work::Write { entries: Vec::new(), flush: true };
+                    return Work::Write { entries: Vec::new(), flush: true, calm: false };
                 }
             } else {
                 shared.work.wait(&mut backlog);
@@ -108,7 +121,7 @@ impl Writer {
     }
 
     /// Writes the entries, as often as it takes, until it is done, closed or rebuilt.
-    fn write(&mut self, entries: Vec<(u64, Vec<Effect>)>, flush: bool) {
+    pub(super) fn write(&mut self, entries: Vec<(u64, Vec<Effect>)>, flush: bool) {
         let applied = self.shared.applied.load(Ordering::Acquire);
         let last = entries.last().map_or(applied, |(index, _)| (*index).max(applied));
         let effects: usize = entries.iter().map(|(_, effects)| effects.len()).sum();

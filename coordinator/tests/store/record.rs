@@ -148,6 +148,43 @@ fn many_effects_share_a_transaction() {
 }
 
 #[test]
+fn what_nobody_waits_for_is_written_behind_all_others_and_the_rest_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    let on_batch = move |_: usize, _: Duration| {
+        let nice = rustix::process::getpriority_process(Some(rustix::thread::gettid())).unwrap();
+        // Nobody listens any more when the last ones are written.
+        let _ = tell.send((std::thread::current().name().map(str::to_owned), nice));
+    };
+    let own = rustix::process::getpriority_process(Some(rustix::thread::gettid())).unwrap();
+    let with = |linger| StoreOptions { linger, on_batch: Some(Arc::new(on_batch.clone())), ..options() };
+    let path = folder.path().join("db.duckdb");
+    let mut history = History::default();
+
+    let (store, _) = Store::open(&path, with(Duration::from_millis(1))).unwrap();
+    history.submit("due", "command");
+    history.feed(&store, 0);
+    let (thread, nice) = told.recv_timeout(LIMIT).expect("the batch that is due is written");
+    assert_eq!((thread.as_deref(), nice), (Some("store-calm"), (own + 5).min(19)));
+    store.flush(LIMIT).unwrap();
+    drop(store);
+
+    let (store, before) = Store::open(&path, with(Duration::from_secs(3600))).unwrap();
+    history.submit("asked for", "command");
+    history.feed(&store, before);
+    store.wait_for(history.index(), LIMIT).unwrap();
+    let (thread, nice) = told.recv_timeout(LIMIT).expect("the batch that is waited for is written");
+    assert_eq!((thread.as_deref(), nice), (Some("store"), own));
+    history.submit("last", "command");
+    history.feed(&store, before + 1);
+    drop(store);
+    let (thread, _) = told.recv_timeout(LIMIT).expect("what waits at the end is written");
+    assert_eq!(thread.as_deref(), Some("store"));
+    let (store, index) = open(&path);
+    assert_eq!((index, store.health().rows["tasks"]), (history.index(), 3));
+}
+
+#[test]
 fn a_full_backlog_makes_it_stale_and_a_rebuild_heals_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("db.duckdb");

@@ -2,7 +2,8 @@
 //!
 //! Writers on every node send one small task after the other, with a short limit on each; followers
 //! forward them. The gap is the longest time between two acknowledgements, of whichever writer,
-//! round the moment in which the leader goes.
+//! round the moment in which the leader goes. As many trials in which nothing is done to it say what
+//! of that the machine takes by itself.
 
 use super::raw::Connection;
 use super::report::Figure;
@@ -34,6 +35,7 @@ enum Way {
     Kill,
     Stop,
     Transfer,
+    Stays,
 }
 
 impl Way {
@@ -42,6 +44,7 @@ impl Way {
             Way::Kill => "kill -9",
             Way::Stop => "SIGSTOP",
             Way::Transfer => "transfer",
+            Way::Stays => "nothing done",
         }
     }
 }
@@ -50,7 +53,7 @@ impl Way {
 pub async fn measure(arguments: &Arguments, findings: &mut Findings) -> Result<(), Error> {
     for size in SIZES {
         let mut cluster = Cluster::start(size).await?;
-        for way in [Way::Kill, Way::Stop, Way::Transfer] {
+        for way in [Way::Kill, Way::Stop, Way::Transfer, Way::Stays] {
             let mut gaps_ms = Vec::new();
             let mut failed = 0;
             for trial in 1..=arguments.trials {
@@ -65,8 +68,8 @@ pub async fn measure(arguments: &Arguments, findings: &mut Findings) -> Result<(
             }
             let name = format!("write gap, {size} nodes, {}", way.name());
             findings.figures.push(Figure::of(HOLDFAST, &name, "ms", &gaps_ms));
-            if matches!(way, Way::Transfer) {
-                let name = format!("failed writes at a transfer, {size} nodes");
+            if matches!(way, Way::Transfer | Way::Stays) {
+                let name = format!("failed writes, {size} nodes, {}", way.name());
                 let each = failed as f64 / arguments.trials as f64;
                 findings.figures.push(Figure::of(HOLDFAST, name, "a trial", &[each]));
             }
@@ -85,6 +88,7 @@ async fn one(cluster: &mut Cluster, way: Way) -> Result<(Duration, u64), Error> 
     match way {
         Way::Kill => cluster.kill9(leader),
         Way::Stop => drop(cluster.pause(leader)),
+        Way::Stays => {}
         Way::Transfer => hand_over(&cluster.place(leader).address()).await?,
     }
     let watched = wait::until("writes to succeed again", WATCHED, || async {
