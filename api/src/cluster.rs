@@ -563,7 +563,8 @@ pub struct Members {
 pub struct AddMember {
     /// `host:port` of the node.
     pub address: String,
-    /// Node id of the voter whose place it takes, in one change, once it has caught up.
+    /// Node id of the voter whose place it takes, in one change, once it has caught up; at once where
+    /// the node has a vote already.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaces: Option<String>,
     /// True for one that follows without ever getting a vote.

@@ -222,7 +222,9 @@ impl World {
         let records = named.map(|id| (id, record(id))).collect();
         let change = MemberChange { steps, records, wall_ms: 0 };
         let (leader, tag) = (self.leader(), self.tags);
-        self.nodes.get_mut(&leader).unwrap().replica.change_members(&change.to_raft(), tag).map(|()| tag)
+        let node = self.nodes.get_mut(&leader).unwrap();
+        let looked_at = node.machine.applied_index();
+        node.replica.change_members(&change.to_raft(), looked_at, tag).map(|()| tag)
     }
 
     fn change(&mut self, steps: Vec<MemberStep>) {
@@ -310,7 +312,7 @@ fn what_makes_no_sense_is_refused_before_it_is_proposed() {
     let follower = world.founders.iter().copied().find(|id| *id != world.leader()).unwrap();
     let change = MemberChange { steps: vec![MemberStep::Learner(4)], ..MemberChange::default() };
     let replica = &mut world.nodes.get_mut(&follower).unwrap().replica;
-    assert_eq!(replica.change_members(&change.to_raft(), 99), Err(ProposeRefused::NotLeader));
+    assert_eq!(replica.change_members(&change.to_raft(), 0, 99), Err(ProposeRefused::NotLeader));
 }
 
 #[test]

@@ -210,6 +210,60 @@ fn a_five_node_cluster_goes_through_every_change() {
     });
 }
 
+/// A node joins, and gets its vote, by itself: whose place it takes may be said at any moment of that,
+/// and more than once.
+#[test]
+fn a_node_that_joins_by_itself_takes_a_place_whenever_that_is_said() {
+    runtime().block_on(async {
+        let mut cluster = Cluster::start(3).await.unwrap();
+        let mut left = vec![0, 1, 2];
+        for moment in ["it answers", "it is a member", "it votes", "it votes, and the leader is to go"] {
+            let new = cluster.lay_out_node().unwrap();
+            cluster.start_node(new).unwrap();
+            let id = cluster.place(new).id.clone();
+            wait::until(moment, LIMIT, || async {
+                cluster.status(new).await?;
+                let seen = members(&cluster).await?;
+                let found = seen.members.iter().find(|m| m.node_id == id);
+                let come = match moment {
+                    "it answers" => true,
+                    "it is a member" => found.is_some(),
+                    _ => found.is_some_and(|m| m.voter) && !seen.joint,
+                };
+                if come { Ok(()) } else { Err(format!("{found:?}")) }
+            })
+            .await
+            .unwrap();
+            let leader = cluster.leader(READY_LIMIT).await.unwrap();
+            let leader_goes = moment.ends_with("go");
+            let old = *left.iter().find(|i| (**i == leader) == leader_goes).unwrap();
+            let (old_id, address) = (cluster.place(old).id.clone(), cluster.place(new).address());
+            let replace = ["members", "replace", old_id.as_str(), address.as_str()];
+            let remove = ["members", "remove", old_id.as_str()];
+            // Others that want the same get no other answer for being in the middle of it.
+            let (one, other, third) =
+                tokio::join!(command(&cluster, &replace), command(&cluster, &replace), async {
+                    if leader_goes { None } else { Some(command(&cluster, &remove).await) }
+                });
+            assert!(one.status.success(), "{moment}: {}", said(&one));
+            assert!(other.status.success(), "{moment}: {}", said(&other));
+            if let Some(removed) = third {
+                let gone_before = said(&removed).contains("unknown_member");
+                assert!(removed.status.success() || gone_before, "{moment}: {}", said(&removed));
+            }
+            left.retain(|i| *i != old);
+            left.push(new);
+            await_voters(&cluster, &left).await;
+            await_role(&cluster, old, Role::Removed).await;
+            // Said again when it is done, it is done.
+            let again = command(&cluster, &replace).await;
+            assert!(again.status.success(), "{moment}: {}", said(&again));
+            cluster.stop_node(old).unwrap();
+        }
+        testbed::judge::await_equal(&cluster, &left).await.unwrap();
+    });
+}
+
 /// Runs `coordinator rolling-restart` with a command that asks this test to do it.
 async fn rolling_restart(cluster: &mut Cluster, indexes: &[usize]) {
     let before: Vec<_> = indexes.iter().map(|i| cluster.pid(*i).unwrap()).collect();

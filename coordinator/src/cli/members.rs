@@ -260,14 +260,6 @@ impl ReplaceCommand {
         let body = AddMember { address: self.address, replaces: Some(self.old.clone()), learner: false };
         let added: MemberChanged = client.post("/api/cluster/members", &body, Repeat::Idempotent).await?;
         print::say(&format!("{} catches up to take the place of {}", added.node_id, self.old));
-        // It may have got a vote of its own before it was said whose place it takes.
-        let members = of_leader(&client).await?;
-        let votes = members.members.iter().any(|m| m.node_id == added.node_id && m.voter);
-        if votes && members.members.iter().any(|m| m.node_id == self.old) {
-            let path = format!("/api/cluster/members/{}", self.old);
-            let _: MemberChanged =
-                client.call(reqwest::Method::DELETE, &path, None::<&()>, Repeat::Never).await?;
-        }
         wait_for_vote(&client, &added.node_id, self.wait_seconds, Some(&self.old)).await?;
         match self.cluster.json {
             true => print::json(&json!({ "node_id": added.node_id, "replaced": self.old })),

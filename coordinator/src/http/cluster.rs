@@ -119,8 +119,8 @@ async fn add(
 
 /// Takes a member out. A leader that is to go moves its office away first.
 async fn remove(State(app): State<App>, Id(node_id): Id) -> ApiResult<Json<MemberChanged>> {
-    let applied = app.node.take_out(&node_id).await.map_err(|e| of_change(&app, &e))?;
-    Ok(Json(MemberChanged { node_id, index: Some(applied.index) }))
+    let index = app.node.take_out(&node_id).await.map_err(|e| of_change(&app, &e))?;
+    Ok(Json(MemberChanged { node_id, index: Some(index) }))
 }
 
 fn of_change(app: &App, error: &MembershipError) -> ApiError {

@@ -180,6 +180,11 @@ impl Membership {
         ranked.find(named).copied()
     }
 
+    /// True for a node that was taken out, as far back as that is remembered.
+    pub fn has_removed(&self, node_id: &str) -> bool {
+        self.removed.iter().any(|r| r.node_id == node_id)
+    }
+
     fn take(&mut self, index: u64, change: &MemberChange, conf: &ConfState) {
         self.changed_index = index;
         self.records.extend(change.records.iter().cloned());

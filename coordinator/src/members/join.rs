@@ -71,7 +71,15 @@ pub struct Terms {
 
 impl Node {
     /// Takes a node in as a learner; on the leader only.
+    ///
+    /// One that has joined by itself before it was said whose place it takes takes it all the same:
+    /// a learner when it gets its vote, a voter at once. That place may be the leader's own: then
+    /// leadership moves first, as in [`Node::take_out`].
     pub async fn take_in(&self, request: &JoinRequest, terms: &Terms) -> Result<Welcome, MembershipError> {
+        self.after_other_changes(|| self.take_in_now(request, terms)).await
+    }
+
+    async fn take_in_now(&self, request: &JoinRequest, terms: &Terms) -> Result<Welcome, MembershipError> {
         if self.view().role != Role::Leader {
             return Err(NodeError::NotLeader.into());
         }
@@ -94,23 +102,33 @@ impl Node {
                 "{why}; it can come back only as a new incarnation: POST /api/admin/rejoin on that node, or start it with an empty data directory"
             )));
         }
-        let members = self.member_standings();
+        let looked_at = self.applied_index();
+        let (members, membership) = (self.member_standings(), self.membership());
+        let known = members.iter().find(|m| m.raft_id == id);
         let named = match &terms.replaces {
-            Some(old) => {
-                Some(self.membership().id_of(old).ok_or_else(|| MembershipError::Unknown(old.clone()))?)
-            }
             None => None,
+            Some(old) => match membership.id_of(old) {
+                Some(old) => Some(old),
+                // It is gone already: asked again, or taken out by somebody else meanwhile.
+                None if membership.has_removed(old) => None,
+                None => return Err(MembershipError::Unknown(old.clone())),
+            },
         };
         let (replaces, drops) = match may_join(&members, &request.node_id, id) {
             Ok(Join::Learner { replaces, drops }) => (named.or(replaces), drops),
-            Ok(Join::Member) => {
-                let known = members.iter().find(|m| m.raft_id == id);
-                match (known, named) {
-                    // A learner that was taken in before it was said whose place it takes.
-                    (Some(m), Some(old)) if !m.voter && m.replaces != Some(old) => (Some(old), None),
-                    _ => return self.welcome(),
+            Ok(Join::Member) => match (known, &terms.replaces, named) {
+                (Some(member), Some(old_id), Some(old)) if old != id => {
+                    if member.voter {
+                        self.take_out_now(old_id).await?;
+                        return self.welcome();
+                    }
+                    if member.replaces == Some(old) {
+                        return self.welcome();
+                    }
+                    (Some(old), None)
                 }
-            }
+                _ => return self.welcome(),
+            },
             Err(no) if no.later => return Err(MembershipError::NotYet(no.why)),
             Err(no) => return Err(MembershipError::Refused(no.why)),
         };
@@ -124,7 +142,8 @@ impl Node {
         let mut steps = vec![MemberStep::Learner(id)];
         steps.extend(drops.map(MemberStep::Remove));
         tracing::info!(node = %request.node_id, address = %request.address, "taking a node in as a learner");
-        self.change_members(MemberChange { steps, records: vec![(id, record)], wall_ms: 0 }).await?;
+        let change = MemberChange { steps, records: vec![(id, record)], wall_ms: 0 };
+        self.change_members(change, looked_at).await?;
         self.welcome()
     }
 

@@ -35,6 +35,7 @@ pub fn spawn(node: Node, live: Live) -> tokio::task::JoinHandle<()> {
             warned: BTreeMap::new(),
             watch: Watch::default(),
             began: Instant::now(),
+            looked_at: 0,
         };
         loop {
             tokio::time::sleep(PAUSE).await;
@@ -53,10 +54,13 @@ struct Steward {
     /// Since when this node looks, as the leader, who is silent.
     watch: Watch,
     began: Instant,
+    /// The applied index before this round's look at the members.
+    looked_at: u64,
 }
 
 impl Steward {
     async fn round(&mut self) {
+        self.looked_at = self.node.applied_index();
         let members = self.node.member_standings();
         self.warn_of_forgotten(&members);
         let view = self.node.view();
@@ -136,7 +140,8 @@ impl Steward {
         steps: Vec<MemberStep>,
         records: Vec<(u64, crate::machine::members::MemberRecord)>,
     ) -> Result<(), String> {
-        match self.node.change_members(MemberChange { steps, records, wall_ms: 0 }).await {
+        let change = MemberChange { steps, records, wall_ms: 0 };
+        match self.node.change_members(change, self.looked_at).await {
             Ok(_) => Ok(()),
             // The next round looks again.
             Err(NodeError::ChangePending | NodeError::NotLeader) => Ok(()),

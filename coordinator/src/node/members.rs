@@ -7,13 +7,15 @@ use crate::members::MemberStanding;
 use crate::raft::driver::Input;
 use crate::raft::identity::{Founding, Known, Member};
 use crate::raft::transport::{Listener, PeerHealth, Transport, Verdict};
-use api::cluster::Role;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
-/// How long a change waits for the first entry of the leader that takes it.
-const FIRST_ENTRY_LIMIT: Duration = Duration::from_secs(1);
+/// How long a change waits for the one before it.
+const OTHER_CHANGE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Between two looks whether the change before it is done.
+const OTHER_CHANGE_STEP: Duration = Duration::from_millis(20);
 
 /// Why the membership was not changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -107,11 +109,25 @@ impl Node {
     }
 
     /// Takes a node out; on the leader only. A leader that is to go hands its office over first
-    /// and says [`NodeError::NotLeader`]: ask again, and the next one does it.
-    pub async fn take_out(&self, node_id: &str) -> Result<Applied, MembershipError> {
-        let members = self.member_standings();
-        if !members.iter().any(|m| m.node_id == node_id) {
+    /// and says [`NodeError::NotLeader`]: ask again, and the next one does it. Gives the index by
+    /// which it is out.
+    pub async fn take_out(&self, node_id: &str) -> Result<u64, MembershipError> {
+        if self.membership().id_of(node_id).is_none() {
             return Err(MembershipError::Unknown(node_id.to_owned()));
+        }
+        self.after_other_changes(|| self.take_out_now(node_id)).await
+    }
+
+    /// As [`Node::take_out`], unless another change is under way.
+    pub(crate) async fn take_out_now(&self, node_id: &str) -> Result<u64, MembershipError> {
+        let looked_at = self.applied_index();
+        let (members, membership) = (self.member_standings(), self.membership());
+        if membership.joint() {
+            return Err(NodeError::ChangePending.into());
+        }
+        if !members.iter().any(|m| m.node_id == node_id) {
+            // The change that was waited for took it out.
+            return Ok(membership.changed_index);
         }
         let ids = crate::members::checks::may_remove(&members, node_id).map_err(MembershipError::Refused)?;
         if ids.contains(&self.raft_id()) {
@@ -121,7 +137,31 @@ impl Node {
         }
         tracing::info!(node = node_id, "taking a member out");
         let steps = ids.into_iter().map(MemberStep::Remove).collect();
-        Ok(self.change_members(MemberChange { steps, records: Vec::new(), wall_ms: 0 }).await?)
+        let change = MemberChange { steps, records: Vec::new(), wall_ms: 0 };
+        Ok(self.change_members(change, looked_at).await?.index)
+    }
+
+    /// Asks for a change; where another one is under way, again once that one may be done.
+    ///
+    /// Nodes join, and get their votes, by themselves: who asks for a change must not have to know
+    /// of them. A leader that was just elected also takes a change for under way until its first
+    /// entry is applied. Each attempt looks at the members anew.
+    pub(crate) async fn after_other_changes<T, F>(
+        &self,
+        attempt: impl Fn() -> F,
+    ) -> Result<T, MembershipError>
+    where
+        F: Future<Output = Result<T, MembershipError>>,
+    {
+        let deadline = Instant::now() + OTHER_CHANGE_LIMIT;
+        loop {
+            match attempt().await {
+                Err(MembershipError::Node(NodeError::ChangePending)) if Instant::now() < deadline => {
+                    tokio::time::sleep(OTHER_CHANGE_STEP).await;
+                }
+                outcome => return outcome,
+            }
+        }
     }
 
     /// This node's Raft id.
@@ -131,9 +171,13 @@ impl Node {
     }
 
     /// Proposes a change of the membership on this node, which must lead, and waits until it is
-    /// applied here.
-    pub async fn change_members(&self, mut change: MemberChange) -> Result<Applied, NodeError> {
-        self.wait_for_first_entry().await;
+    /// applied here. `looked_at` is what [`Node::applied_index`] said before the members were looked
+    /// at: where they have changed since, nothing is done.
+    pub async fn change_members(
+        &self,
+        mut change: MemberChange,
+        looked_at: u64,
+    ) -> Result<Applied, NodeError> {
         if self.machine().version() < MEMBERS_SINCE {
             return Err(NodeError::Impossible(format!(
                 "a member runs a program that can't change the membership (machine version {}, needed is {MEMBERS_SINCE}): update the program on every node first",
@@ -141,8 +185,8 @@ impl Node {
             )));
         }
         change.wall_ms = jiff::Timestamp::now().as_millisecond();
-        let (reply, outcome) = oneshot::channel();
-        self.inbox()?.client(Input::ChangeMembers(change, reply))?;
+        let (waiter, outcome) = oneshot::channel();
+        self.inbox()?.client(Input::ChangeMembers { change, looked_at, waiter })?;
         let applied = match tokio::time::timeout(super::requests::PROPOSAL_LIMIT, outcome).await {
             Ok(Ok(answer)) => answer?,
             Ok(Err(_)) | Err(_) => return Err(NodeError::UnknownOutcome),
@@ -151,15 +195,6 @@ impl Node {
             crate::command::Reply::Refused { detail, .. } => Err(NodeError::Impossible(detail)),
             _ => Ok(applied),
         }
-    }
-
-    /// A leader that was just elected takes a change for under way until its first entry is applied:
-    /// there may be one in what it has not applied yet. Who comes in that moment waits instead of being
-    /// told of a change that nobody asked for.
-    async fn wait_for_first_entry(&self) {
-        let mut views = self.watch();
-        let settled = views.wait_for(|view| view.role != Role::Leader || view.leader_ready);
-        drop(tokio::time::timeout(FIRST_ENTRY_LIMIT, settled).await);
     }
 
     /// The log changed the members: connections follow, and the next start knows whom to ask.

@@ -68,7 +68,14 @@ pub enum Input {
     /// A client's command, and its place in a trace that is sampled.
     Propose(Vec<u8>, Waiter, Option<otlp::Context>),
     /// A change of the membership.
-    ChangeMembers(MemberChange, Waiter),
+    ChangeMembers {
+        /// What is to change.
+        change: MemberChange,
+        /// The applied index as of which the members were looked at.
+        looked_at: u64,
+        /// Who is told.
+        waiter: Waiter,
+    },
     /// A client's linearizable read.
     Read(oneshot::Sender<Result<u64, NodeError>>),
     /// Hand leadership to this member, or to the best one.
@@ -317,7 +324,9 @@ impl<O: OlderEntries> Driver<O> {
             Input::Propose(command, waiter, place) => {
                 waiting.fresh.push(Proposal { command, waiter, since: Instant::now(), place });
             }
-            Input::ChangeMembers(change, waiter) => self.change_members(&change, waiter, waiting),
+            Input::ChangeMembers { change, looked_at, waiter } => {
+                self.change_members(&change, looked_at, waiter, waiting);
+            }
             Input::Read(reader) => {
                 let tag = waiting.tag();
                 waiting.reads.insert(tag, reader);
@@ -400,9 +409,15 @@ impl<O: OlderEntries> Driver<O> {
         }
     }
 
-    fn change_members(&mut self, change: &MemberChange, waiter: Waiter, waiting: &mut Waiting) {
+    fn change_members(
+        &mut self,
+        change: &MemberChange,
+        looked_at: u64,
+        waiter: Waiter,
+        waiting: &mut Waiting,
+    ) {
         let tag = waiting.tag();
-        match self.replica.change_members(&change.to_raft(), tag) {
+        match self.replica.change_members(&change.to_raft(), looked_at, tag) {
             Ok(()) => drop(waiting.proposals.insert(tag, (vec![waiter], Instant::now()))),
             Err(refused) => drop(waiter.send(Err(refused.into()))),
         }

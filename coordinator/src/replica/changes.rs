@@ -30,11 +30,19 @@ pub struct ConfOutcome {
 
 impl<O: OlderEntries> Replica<O> {
     /// Proposes a change of the membership (see `machine::members::MemberChange::to_raft`).
-    pub fn change_members(&mut self, change: &ConfChangeV2, tag: Tag) -> Result<(), ProposeRefused> {
+    ///
+    /// `looked_at` is the index as of which the members were looked at. Where they have changed since,
+    /// what allowed the change may not hold any more, and it is refused.
+    pub fn change_members(
+        &mut self,
+        change: &ConfChangeV2,
+        looked_at: u64,
+        tag: Tag,
+    ) -> Result<(), ProposeRefused> {
         if self.raw.raft.state != StateRole::Leader {
             return Err(ProposeRefused::NotLeader);
         }
-        if self.change_pending() {
+        if self.change_pending() || looked_at < self.sets_index {
             return Err(ProposeRefused::ChangePending);
         }
         if self.successor_may_come() {
@@ -183,7 +191,7 @@ mod tests {
         let mut replica = leader();
         assert_eq!(replica.standing().role, StateRole::Leader);
         let change = MemberChange { steps: vec![MemberStep::Remove(2)], ..MemberChange::default() };
-        replica.change_members(&change.to_raft(), 7).unwrap();
+        replica.change_members(&change.to_raft(), 1, 7).unwrap();
         let removal = replica.turn().writes.last().unwrap().number;
         // What comes after it is on its way to the disk when it is committed.
         replica.raw.propose(Vec::new(), Vec::new()).unwrap();
@@ -200,5 +208,29 @@ mod tests {
         replica.on_durable(later);
         persist(&mut replica);
         assert_eq!(replica.standing().place, Place::None);
+    }
+
+    #[test]
+    fn a_change_whose_members_were_looked_at_before_the_last_change_is_refused() {
+        let mut replica = leader();
+        let remove = |id| MemberChange { steps: vec![MemberStep::Remove(id)], ..MemberChange::default() };
+        let learner = MemberChange { steps: vec![MemberStep::Learner(4)], ..MemberChange::default() };
+        replica.change_members(&learner.to_raft(), 1, 7).unwrap();
+        assert_eq!(
+            replica.change_members(&remove(3).to_raft(), 1, 8),
+            Err(ProposeRefused::ChangePending),
+            "one at a time"
+        );
+        persist(&mut replica);
+        replica.step(answer(MessageType::MsgAppendResponse, 1, 2));
+        persist(&mut replica);
+        replica.on_applied(2);
+        assert!(!replica.change_pending());
+        assert_eq!(
+            replica.change_members(&remove(3).to_raft(), 1, 9),
+            Err(ProposeRefused::ChangePending),
+            "who asked did not know of the learner"
+        );
+        replica.change_members(&remove(3).to_raft(), 2, 10).unwrap();
     }
 }

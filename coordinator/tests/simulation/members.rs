@@ -63,7 +63,8 @@ impl World {
         };
         let tag = CHANGE_TAGS + self.now;
         let Some(running) = &mut self.nodes[at].running else { return };
-        if running.replica.change_members(&change.to_raft(), tag).is_ok() {
+        // The change was chosen by the replica's own sets, as of now.
+        if running.replica.change_members(&change.to_raft(), u64::MAX, tag).is_ok() {
             self.faults.count(kind);
             self.trace.tell(self.now, || format!("change of members: {:?}", change.steps));
         }
