@@ -99,6 +99,16 @@ async fn checkpoints_come_while_something_changes_and_stop_when_nothing_does() {
     live.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_can_not_be_told_to_take_its_own_place() {
+    let live = Live::leading().await;
+    let asked = json!({"address": live.address, "replaces": "n1"});
+    let refused = live.post("/api/cluster/members", asked).await;
+    assert_eq!(refused.status.as_u16(), 409, "{}", refused.body);
+    assert!(refused.body["detail"].as_str().unwrap().contains("its own place"), "{}", refused.body);
+    live.end().await;
+}
+
 /// A program that is older than what the log has reached must not go on by guessing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_newer_machine_version_in_the_log_stops_the_node() {
