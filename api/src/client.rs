@@ -460,8 +460,14 @@ mod tests {
     fn the_last_link_of_a_chain_keeps_its_hint() {
         for (chain, link) in [
             ("no route", "no route"),
-            ("127.0.0.1:1: sending (https://a: b): Connection refused (os error 111)", "Connection refused (os error 111)"),
-            ("TLS: UnknownIssuer (not trusted here: --ca FILE names one)", "UnknownIssuer (not trusted here: --ca FILE names one)"),
+            (
+                "127.0.0.1:1: sending (https://a: b): Connection refused (os error 111)",
+                "Connection refused (os error 111)",
+            ),
+            (
+                "TLS: UnknownIssuer (not trusted here: --ca FILE names one)",
+                "UnknownIssuer (not trusted here: --ca FILE names one)",
+            ),
             ("refused: send `Authorization: Bearer …` (POST)", "send `Authorization: Bearer …` (POST)"),
             ("an end: ", ""),
         ] {

@@ -62,15 +62,14 @@ fn seconds(text: &str) -> Result<Duration, String> {
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| {
-            let rules = "info,opentelemetry=warn,opentelemetry_sdk=warn,opentelemetry-otlp=off";
-            tracing_subscriber::EnvFilter::new(rules)
-        });
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| {
+        let rules = "info,opentelemetry=warn,opentelemetry_sdk=warn,opentelemetry-otlp=off";
+        tracing_subscriber::EnvFilter::new(rules)
+    });
     let export = match export(&arguments) {
         Ok(export) => export.install(),
         Err(e) => {
-            eprintln!("recovery: {e:#}");
+            eprintln!("recovery: {}", api::client::error_chain(e.as_ref()));
             return ExitCode::from(2);
         }
     };
@@ -81,7 +80,7 @@ async fn main() -> ExitCode {
     let code = match work(arguments).await {
         Ok(code) => ExitCode::from(code),
         Err(e) => {
-            eprintln!("recovery: {e:#}");
+            eprintln!("recovery: {}", api::client::error_chain(e.as_ref()));
             ExitCode::from(2)
         }
     };

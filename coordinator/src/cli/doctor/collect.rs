@@ -1,8 +1,8 @@
 //! Asking every node for everything that helps, each on its own.
 
 use crate::config::effective::remove_secrets;
-use api::{Client, Problem};
 use api::cluster::Report;
+use api::{Client, Problem};
 use futures_util::future::join_all;
 use serde_json::Value;
 use std::collections::BTreeMap;
