@@ -483,11 +483,13 @@ mod tests {
         ] {
             let (listener, address) = listener().await;
             let server = tokio::spawn(async move {
-                let (mut stream, _) = listener.accept().await.unwrap();
-                let mut buffer = [0; 1024];
-                let _ = stream.read(&mut buffer).await;
-                let _ = stream.write_all(answer).await;
-                let _ = stream.shutdown().await;
+                loop {
+                    let (mut stream, _) = listener.accept().await.unwrap();
+                    let mut buffer = [0; 1024];
+                    let _ = stream.read(&mut buffer).await;
+                    let _ = stream.write_all(answer).await;
+                    let _ = stream.shutdown().await;
+                }
             });
             let client = Client::new([format!("{scheme}://{address}")]).unwrap();
             let client = client.with_deadline(Duration::from_secs(5));
