@@ -102,10 +102,10 @@ async fn checkpoints_come_while_something_changes_and_stop_when_nothing_does() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_can_not_be_told_to_take_its_own_place() {
     let live = Live::leading().await;
-    let asked = json!({"address": live.address, "replaces": "n1"});
-    let refused = live.post("/api/cluster/members", asked).await;
-    assert_eq!(refused.status.as_u16(), 409, "{}", refused.body);
-    assert!(refused.body["detail"].as_str().unwrap().contains("its own place"), "{}", refused.body);
+    let request = crate::members::join::JoinRequest::of(&live.app.node.identity_card());
+    let terms = crate::members::join::Terms { replaces: Some("n1".into()), learner: false };
+    let refused = live.app.node.take_in(&request, &terms).await.unwrap_err().to_string();
+    assert!(refused.contains("its own place"), "{refused}");
     live.end().await;
 }
 
