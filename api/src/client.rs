@@ -423,10 +423,31 @@ pub fn error_chain(error: &dyn std::error::Error) -> String {
         }
         cause = inner.source();
     }
-    if text.ends_with("UnknownIssuer") {
-        text.push_str(" (its certificate is signed by an authority that is not trusted here: --ca FILE or HOLDFAST_CA names one, `ca_path` on a node)");
+    let hint = if text.ends_with("UnknownIssuer") {
+        " (its certificate is signed by an authority that is not trusted here: --ca FILE or HOLDFAST_CA names one, `ca_path` on a node)"
+    } else if text.ends_with("invalid HTTP version parsed") {
+        " (it does not speak plain HTTP; where it serves TLS, give https://host:port)"
+    } else if text.ends_with("InvalidContentType") {
+        " (it does not speak TLS; where it serves plain HTTP, give host:port without https://)"
+    } else {
+        ""
+    };
+    text + hint
+}
+
+/// The last link of an [`error_chain`]. A colon between brackets or backticks separates no links.
+pub fn last_link(chain: &str) -> &str {
+    let (mut depth, mut quoted, mut from) = (0_usize, false, 0);
+    for (at, letter) in chain.char_indices() {
+        match letter {
+            '`' => quoted = !quoted,
+            '(' => depth += 1,
+            ')' => depth = depth.saturating_sub(1),
+            ':' if depth == 0 && !quoted && chain[at + 1..].starts_with(' ') => from = at + 2,
+            _ => {}
+        }
     }
-    text
+    &chain[from..]
 }
 
 #[cfg(test)]
@@ -434,6 +455,49 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
+
+    #[test]
+    fn the_last_link_of_a_chain_keeps_its_hint() {
+        for (chain, link) in [
+            ("no route", "no route"),
+            (
+                "127.0.0.1:1: sending (https://a: b): Connection refused (os error 111)",
+                "Connection refused (os error 111)",
+            ),
+            (
+                "TLS: UnknownIssuer (not trusted here: --ca FILE names one)",
+                "UnknownIssuer (not trusted here: --ca FILE names one)",
+            ),
+            ("refused: send `Authorization: Bearer …` (POST)", "send `Authorization: Bearer …` (POST)"),
+            ("an end: ", ""),
+        ] {
+            assert_eq!(last_link(chain), link);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_wrong_one_of_http_and_https_is_named() {
+        for (scheme, answer, hint) in [
+            ("http", &b"\x15\x03\x03\x00\x02\x02\x46"[..], "give https://host:port"),
+            ("https", &b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], "without https://"),
+        ] {
+            let (listener, address) = listener().await;
+            let server = tokio::spawn(async move {
+                loop {
+                    let (mut stream, _) = listener.accept().await.unwrap();
+                    let mut buffer = [0; 1024];
+                    let _ = stream.read(&mut buffer).await;
+                    let _ = stream.write_all(answer).await;
+                    let _ = stream.shutdown().await;
+                }
+            });
+            let client = Client::new([format!("{scheme}://{address}")]).unwrap();
+            let client = client.with_deadline(Duration::from_secs(5));
+            let error = client.get::<serde_json::Value>("/api/status").await.unwrap_err().to_string();
+            assert!(error.contains(hint), "{error}");
+            server.abort();
+        }
+    }
 
     async fn listener() -> (TcpListener, String) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -33,7 +33,7 @@ pub fn main() -> ExitCode {
     // A worker's or node's last tasks have ended or were given up by now.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     outcome.unwrap_or_else(|error| {
-        eprintln!("coordinator: {error:#}");
+        eprintln!("coordinator: {}", api::client::error_chain(error.as_ref()));
         ExitCode::FAILURE
     })
 }

@@ -66,7 +66,7 @@ fn watch(flags: Flags, runtime: &tokio::runtime::Runtime) -> ExitCode {
     match run(config, runtime) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("monitor: {error:#}");
+            eprintln!("monitor: {}", api::client::error_chain(error.as_ref()));
             ExitCode::FAILURE
         }
     }

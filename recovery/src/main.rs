@@ -11,7 +11,7 @@ use recovery::http::Api;
 use recovery::lease::LeaseKeeper;
 use recovery::observe::Clock;
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -62,21 +62,25 @@ fn seconds(text: &str) -> Result<Duration, String> {
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,opentelemetry-otlp=off"));
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| {
+        let rules = "info,opentelemetry=warn,opentelemetry_sdk=warn,opentelemetry-otlp=off";
+        tracing_subscriber::EnvFilter::new(rules)
+    });
     let export = match export(&arguments) {
         Ok(export) => export.install(),
         Err(e) => {
-            eprintln!("recovery: {e:#}");
+            eprintln!("recovery: {}", api::client::error_chain(e.as_ref()));
             return ExitCode::from(2);
         }
     };
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     tracing_subscriber::registry().with(filter).with(export.log_layer()).with(lines).init();
     let code = match work(arguments).await {
         Ok(code) => ExitCode::from(code),
         Err(e) => {
-            eprintln!("recovery: {e:#}");
+            eprintln!("recovery: {}", api::client::error_chain(e.as_ref()));
             ExitCode::from(2)
         }
     };

@@ -171,7 +171,7 @@ impl Chart {
         let spoken: Vec<String> = lines.iter().map(|line| format!("{} {}", line.name, line.latest)).collect();
         Chart {
             id: plot.id,
-            latest: if is_empty { "no data yet".into() } else { format!("Now: {}", spoken.join(", ")) },
+            latest: if is_empty { "no data yet".into() } else { format!("Last: {}", spoken.join(", ")) },
             title: plot.title,
             times: times.join(" "),
             marks: marks.into(),
@@ -276,7 +276,7 @@ mod tests {
         };
         let times: Vec<String> = (0..4).map(|n| format!("12:00:0{n}")).collect();
         let chart = Chart::draw(plot, &times, vec![]);
-        assert_eq!(chart.latest, "Now: a no data, b 7 entries");
+        assert_eq!(chart.latest, "Last: a no data, b 7 entries");
         assert_eq!(chart.lines[1].values, "1\u{a0}entries - - 7\u{a0}entries");
         assert_eq!(chart.rows[0].values, ["–", "7 entries"]);
         assert_eq!(chart.rows.len(), 4);

@@ -335,8 +335,12 @@ pub struct Recovery {
     pub facts: Vec<Fact>,
     /// What it would do now.
     pub plans: Vec<PlanRow>,
+    /// What is said where it would do nothing, or that is not known.
+    pub plans_empty: String,
     /// Its last records, the latest first.
     pub rows: Vec<ActionRow>,
+    /// What is said where there are none.
+    pub rows_empty: String,
     /// True where the whole of it is shown.
     pub whole: bool,
     /// How many records are not shown.

@@ -1,7 +1,7 @@
 //! `coordinator status` and `transfer`: the cluster and who leads it.
 
 use super::{CliError, ClusterArgs, EXIT_NOT_SO, print};
-use api::client::Repeat;
+use api::client::{Repeat, last_link};
 use api::cluster::{PeerStatus, Role, Status};
 use api::{Client, ClientError};
 use futures_util::future::join_all;
@@ -35,6 +35,20 @@ struct Seen {
     status: Option<Status>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
+    /// True where it answered, but not with its status.
+    #[serde(skip)]
+    refused: bool,
+}
+
+impl Seen {
+    /// Why there is no status, for a table: the whole chain is in the JSON, its last link says enough.
+    fn why(&self) -> String {
+        let chain = self.error.as_deref().unwrap_or_default();
+        match self.refused {
+            true => format!("refused: {chain}"),
+            false => format!("no answer: {}", last_link(chain)),
+        }
+    }
 }
 
 impl StatusCommand {
@@ -47,8 +61,9 @@ impl StatusCommand {
             show(&seen);
         }
         if seen.iter().all(|s| s.status.is_none()) {
+            let answers = if seen.iter().any(|s| s.refused) { "tells how it stands" } else { "answers" };
             return Err(CliError::CouldNotTell(format!(
-                "no coordinator answers (tried {})",
+                "no coordinator {answers} (tried {})",
                 seen.iter().map(|s| s.address.as_str()).collect::<Vec<_>>().join(", ")
             )));
         }
@@ -83,11 +98,12 @@ async fn see(client: &Client, address: &str) -> Seen {
     match status_of(client, address).await {
         Ok(status) => {
             let node_id = Some(status.node_id.clone());
-            Seen { address: address.to_owned(), node_id, status: Some(status), error: None }
+            Seen { address: address.to_owned(), node_id, status: Some(status), error: None, refused: false }
         }
         Err(error) => {
+            let refused = matches!(error, ClientError::Problem(_));
             let error = Some(reason(&error));
-            Seen { address: address.to_owned(), node_id: None, status: None, error }
+            Seen { address: address.to_owned(), node_id: None, status: None, error, refused }
         }
     }
 }
@@ -119,14 +135,11 @@ fn show(seen: &[Seen]) {
             status.version.clone(),
         ],
         None => {
-            // The whole chain is in the JSON; its last link says enough for a table.
-            let chain = node.error.as_deref().unwrap_or_default();
-            let why = chain.rsplit(": ").next().unwrap_or(chain);
             let dash = || "-".to_owned();
             [
                 node.node_id.clone().unwrap_or_else(|| "?".into()),
                 node.address.clone(),
-                format!("no answer: {why}"),
+                node.why(),
                 dash(),
                 dash(),
                 dash(),

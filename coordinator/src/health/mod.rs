@@ -144,8 +144,23 @@ fn by_duration(name: &str, busy_ms: u64, idle: String, busy: &str) -> Check {
     }
 }
 
+/// The Raft thread. A node that waits to be founded or taken in has none yet, one that was removed has
+/// none any more: neither hangs, and a restart would help neither.
 fn raft(vitals: &Vitals) -> Check {
-    let turns = vitals.progress.raft_turns;
+    let (view, turns) = (&vitals.view, vitals.progress.raft_turns);
+    let why = || view.role_detail.as_deref().map_or_else(String::new, |why| format!(": {why}"));
+    match view.role {
+        Role::Uninitialised | Role::Joining if turns == 0 => {
+            return check("raft", HealthStatus::Ok, format!("does not run yet, {}{}", view.role, why()));
+        }
+        Role::Removed => {
+            return check("raft", HealthStatus::Ok, format!("runs no more, {}{}", view.role, why()));
+        }
+        Role::Failed => {
+            return check("raft", HealthStatus::Failing, format!("does not run, {}{}", view.role, why()));
+        }
+        _ => {}
+    }
     by_duration("raft", vitals.raft_still_ms, format!("{turns} turns"), "the Raft thread has not turned")
 }
 
@@ -318,6 +333,27 @@ mod tests {
             assert_eq!(overall(&stuck).status, HealthStatus::Failing);
         }
         assert!(!log(&with(|v| v.progress.log_busy_ms = 10_001)).healthy);
+    }
+
+    #[test]
+    fn liveness_does_not_restart_a_node_whose_raft_is_not_to_run() {
+        for (role, turns) in [(Role::Uninitialised, 0), (Role::Joining, 0), (Role::Removed, 10)] {
+            let waiting = with(|v| {
+                (v.view.role, v.view.leader, v.view.role_detail) = (role, None, Some("the reason".into()));
+                (v.progress.raft_turns, v.raft_still_ms) = (turns, 60_000);
+            });
+            assert_eq!(live(&waiting).status, HealthStatus::Ok, "{role}");
+            assert!(live(&waiting).checks[0].detail.contains("the reason"), "{role}");
+            assert_eq!(overall(&waiting).status, HealthStatus::Failing, "{role}");
+            assert_eq!(ready(&waiting).status, HealthStatus::Failing, "{role}");
+        }
+        // One that failed is not well, but nothing of it hangs.
+        let failed = with(|v| (v.view.role, v.raft_still_ms) = (Role::Failed, 60_000));
+        assert_eq!(live(&failed).status, HealthStatus::Failing);
+        assert_eq!(live(&failed).checks[0].detail, "does not run, failed");
+        // A thread that ran and stands still is stuck in any other role.
+        let stuck = with(|v| (v.view.role, v.raft_still_ms) = (Role::Joining, 60_000));
+        assert_eq!(live(&stuck).status, HealthStatus::Failing);
     }
 
     #[test]

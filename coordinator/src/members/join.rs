@@ -127,6 +127,12 @@ impl Node {
                     }
                     (Some(old), None)
                 }
+                (Some(_), Some(_), Some(_)) => {
+                    return Err(MembershipError::Refused(format!(
+                        "node {} at {} is a member, and can't take its own place; name another one to be replaced",
+                        request.node_id, request.address
+                    )));
+                }
                 _ => return self.welcome(),
             },
             Err(no) if no.later => return Err(MembershipError::NotYet(no.why)),

@@ -63,6 +63,11 @@ fn older(held: &[Held; COUNT], tier: usize, from_ms: i64, to_ms: i64, parts: &mu
         return;
     }
     older(held, coarser, from_ms, to_ms.min(held[coarser].from_ms), parts);
+    // A bucket is drawn where it begins. The first one of a history begins before its first sample, and
+    // holds no more than the finer tier has from there on.
+    if held[coarser].from_ms + SECONDS[coarser] as i64 * 1_000 > held[tier].from_ms {
+        return;
+    }
     add(parts, coarser, from_ms.max(held[coarser].from_ms), to_ms.min(held[coarser].to_ms));
 }
 
@@ -112,12 +117,20 @@ mod tests {
 
     #[test]
     fn what_a_tier_has_lost_comes_from_coarser_ones() {
-        let held = held([(900_000, OPEN), (800_000, 990_000), (600_000, 960_000), (0, 3_600_000)]);
+        let held = held([(900_000, OPEN), (800_000, 990_000), (600_000, 960_000), (-3_600_000, 3_600_000)]);
         assert_eq!(
             of(parts(&held, 0, 100_000, 1_000_000)),
             [(3, 100_000, 600_000), (2, 600_000, 800_000), (1, 800_000, 900_000), (0, 900_000, 1_000_000)]
         );
         assert_eq!(of(parts(&held, 1, 0, 100_000)), [(3, 0, 100_000)]);
+    }
+
+    #[test]
+    fn nothing_is_told_of_the_time_before_the_first_sample() {
+        // All tiers begin with the sample of 115 s; their buckets begin before it.
+        let held = held([(115_000, OPEN), (110_000, 190_000), (60_000, 180_000), (0, 0)]);
+        assert_eq!(of(parts(&held, 0, 0, 200_000)), [(0, 115_000, 200_000)]);
+        assert_eq!(of(parts(&held, 1, 0, 200_000)), [(1, 110_000, 190_000), (0, 190_000, 200_000)]);
     }
 
     #[test]

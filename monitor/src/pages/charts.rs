@@ -272,7 +272,7 @@ mod tests {
         ]);
         let drawn = charts("/nodes/node-2", Some("node-2"), Range::default(), &Ok(answer));
         let cpu = drawn.charts.iter().find(|chart| chart.id == "cpu").unwrap();
-        assert_eq!(cpu.latest, "Now: CPU 9 %");
+        assert_eq!(cpu.latest, "Last: CPU 9 %");
         assert!(drawn.ranges.iter().any(|range| range.href == "/nodes/node-2?range=1h"));
         assert!(drawn.ranges.iter().any(|range| range.href == "/nodes/node-2" && range.chosen));
     }

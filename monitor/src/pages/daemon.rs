@@ -259,7 +259,9 @@ pub(super) fn recovery(seen: &Seen, whole: bool) -> Recovery {
         brake: None,
         facts: vec![],
         plans: vec![],
+        plans_empty: "Not known: it was not heard.".into(),
         rows: vec![],
+        rows_empty: "Not known: its audit was not read.".into(),
         whole,
         older: 0,
     };
@@ -279,6 +281,11 @@ pub(super) fn recovery(seen: &Seen, whole: bool) -> Recovery {
         brake,
         facts,
         plans: daemon.plans.iter().flatten().map(plan_row).collect(),
+        plans_empty: match &daemon.plans {
+            Ok(_) => "Nothing: it sees no fault.".into(),
+            Err(why) => format!("Not known: {why}."),
+        },
+        rows_empty: "Its audit holds nothing that can be shown.".into(),
         rows: daemon.records.iter().take(most).map(|r| action(r, now, whole)).collect(),
         whole,
         older: daemon.records.len().saturating_sub(most),

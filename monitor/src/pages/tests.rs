@@ -203,6 +203,11 @@ fn a_finding_carries_its_evidence_and_what_recovery_does() {
     let html = daemon::recovery_page(&seen).render().unwrap();
     assert_harmless(&html);
     assert!(html.contains("brake on") && html.contains("2 of 3 nodes"), "{html}");
+    let silent = AuditFeed { url: "http://127.0.0.1:1".into(), outcome: Err("its audit: refused".into()) };
+    let heard = seen.audit.replace(silent);
+    let html = daemon::recovery_page(&seen).render().unwrap();
+    assert!(html.contains("Not known: it was not heard") && !html.contains("it sees no fault"), "{html}");
+    seen.audit = heard;
     assert!(daemon::case_page(&seen, "f-1").is_some() && daemon::case_page(&seen, "f-2").is_none());
     let html = cluster_page(&seen, Range::default(), None).render().unwrap();
     assert_harmless(&html);

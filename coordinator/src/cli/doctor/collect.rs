@@ -1,8 +1,8 @@
 //! Asking every node for everything that helps, each on its own.
 
 use crate::config::effective::remove_secrets;
-use api::Client;
 use api::cluster::Report;
+use api::{Client, Problem};
 use futures_util::future::join_all;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -32,6 +32,8 @@ pub struct NodeSeen {
     pub report: Option<Report>,
     /// Why there is no report.
     pub error: Option<String>,
+    /// What it answered instead of its report, where it answered.
+    pub refusal: Option<Problem>,
     /// The other documents by file name.
     pub documents: BTreeMap<&'static str, Value>,
     /// What it could not be asked, by file name.
@@ -83,10 +85,13 @@ async fn look_at(client: &Client, address: &str) -> NodeSeen {
     match client.get::<Report>("/api/report").await {
         Ok(report) => seen.report = Some(report),
         Err(error) => {
-            seen.error = Some(match error {
-                api::ClientError::Unreachable { last, .. } => last,
+            seen.error = Some(match &error {
+                api::ClientError::Unreachable { last, .. } => last.clone(),
                 other => other.to_string(),
             });
+            if let api::ClientError::Problem(problem) = error {
+                seen.refusal = Some(problem);
+            }
             return seen;
         }
     }

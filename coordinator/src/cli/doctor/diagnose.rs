@@ -5,6 +5,8 @@
 
 use super::collect::NodeSeen;
 use crate::cli::print;
+use api::ErrorCode;
+use api::client::last_link;
 use api::cluster::{HealthStatus, PeerStatus, Report, Role};
 use api::task::TaskState;
 use api::worker::WorkerState;
@@ -84,8 +86,24 @@ pub fn diagnose(nodes: &[NodeSeen]) -> Vec<Complaint> {
 fn silent(nodes: &[NodeSeen], reports: &[&Report]) -> Vec<Complaint> {
     let mut found = Vec::new();
     for node in nodes.iter().filter(|node| node.report.is_none()) {
+        if let Some(refusal) = &node.refusal {
+            let advice = match refusal.code {
+                ErrorCode::Unauthorized => {
+                    "show a token that counts: --token-file or HOLDFAST_TOKEN, from POST /api/auth/login or `coordinator token`"
+                }
+                ErrorCode::Forbidden => "show a token of a role that may look: viewer, operator or admin",
+                _ => "it answers, but not with its report; its log says more",
+            };
+            found.push(complain(
+                Severity::Fault,
+                &[&node.address],
+                format!("answers, and refuses to tell: {refusal}"),
+                advice,
+            ));
+            continue;
+        }
         // The last link of the chain says enough here; the whole is in the archive.
-        let why = node.error.as_deref().and_then(|chain| chain.rsplit(": ").next()).unwrap_or("no answer");
+        let why = node.error.as_deref().map_or("no answer", last_link);
         let sights = reports.iter().flat_map(|r| r.status.peers.iter()).filter(|p| p.address == node.address);
         let (reached, asked) = sights.fold((0, 0), |(yes, all), p| (yes + usize::from(p.reachable), all + 1));
         let others = match asked {
@@ -235,6 +253,8 @@ fn of_node(report: &Report, missing: &[&str]) -> Vec<Complaint> {
         let severity = match check.status {
             HealthStatus::Ok => continue,
             _ if check.name == "leader" => continue,
+            // That Raft does not run on a failed node is said above, with the reason.
+            _ if check.name == "raft" && status.role == Role::Failed => continue,
             HealthStatus::Degraded => Severity::Warning,
             HealthStatus::Failing => Severity::Fault,
         };

@@ -99,6 +99,16 @@ async fn checkpoints_come_while_something_changes_and_stop_when_nothing_does() {
     live.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_can_not_be_told_to_take_its_own_place() {
+    let live = Live::leading().await;
+    let request = crate::members::join::JoinRequest::of(&live.app.node.identity_card());
+    let terms = crate::members::join::Terms { replaces: Some("n1".into()), learner: false };
+    let refused = live.app.node.take_in(&request, &terms).await.unwrap_err().to_string();
+    assert!(refused.contains("its own place"), "{refused}");
+    live.end().await;
+}
+
 /// A program that is older than what the log has reached must not go on by guessing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_newer_machine_version_in_the_log_stops_the_node() {

@@ -61,6 +61,17 @@ fn a_sound_cluster_has_no_complaint() {
 }
 
 #[test]
+fn a_node_that_refuses_to_tell_is_not_taken_for_a_dead_one() {
+    let found = changed(|nodes| {
+        nodes[2].report = None;
+        nodes[2].refusal = Some(api::Problem::new(ErrorCode::Unauthorized, "the token has ended"));
+    });
+    assert!(found[0].what.contains("answers, and refuses to tell"), "{found:#?}");
+    assert!(found[0].what.contains("the token has ended"), "{found:#?}");
+    assert!(found[0].advice.contains("--token-file"), "{found:#?}");
+}
+
+#[test]
 fn a_node_that_is_missing_is_named_with_what_the_others_see() {
     let found = changed(|nodes| {
         lose(nodes, 3);
