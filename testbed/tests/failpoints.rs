@@ -77,26 +77,21 @@ fn every_point_is_reached_and_nothing_acknowledged_is_lost() {
     });
 }
 
-/// What is left of the files that a repair puts into quarantine.
-type Kept = BTreeSet<PathBuf>;
-
-/// Files of this name's ending anywhere below a node's quarantine.
-fn kept(data_dir: &Path, ending: &str) -> Kept {
-    let mut found = Kept::new();
-    let mut folders = vec![data_dir.join("quarantine")];
+/// Every file below a node's quarantine.
+fn quarantined(data_dir: &Path) -> BTreeSet<PathBuf> {
+    let (mut found, mut folders) = (BTreeSet::new(), vec![data_dir.join("quarantine")]);
     while let Some(folder) = folders.pop() {
         for path in folder.read_dir().into_iter().flatten().map(|entry| entry.unwrap().path()) {
             match path.is_dir() {
                 true => folders.push(path),
-                false if path.to_string_lossy().ends_with(ending) => drop(found.insert(path)),
-                false => {}
+                false => drop(found.insert(path)),
             }
         }
     }
     found
 }
 
-/// A node that was ended, before a repair of it breaks off.
+/// What is known of a node before a repair of it breaks off.
 struct Before {
     index: usize,
     data_dir: PathBuf,
@@ -106,19 +101,15 @@ struct Before {
     /// The log's newest file, and what is in it.
     log: (PathBuf, Vec<u8>),
     database: Vec<u8>,
-    /// In quarantine: pieces of a log, logs, databases.
-    kept: [Kept; 3],
+    quarantined: BTreeSet<PathBuf>,
     /// Tasks that its database says have ended.
     ended: BTreeSet<String>,
     /// An epoch of the recovery lease under which it was called.
     epoch: u64,
 }
 
-/// Endings of the names of what goes into quarantine.
-const KEPT: [&str; 3] = [".torn", ".raftlog", "coordinator.duckdb"];
-
 impl Before {
-    /// Nothing of it is under way: a running node is ended where its files have to stand still.
+    /// A node whose files have to stand still until they are damaged is ended.
     async fn of(cluster: &mut Cluster, index: usize, point: &Point) -> Before {
         let data_dir = cluster.place(index).data_dir.clone();
         let epoch = points::new_epoch(cluster, "before").await.unwrap();
@@ -136,18 +127,19 @@ impl Before {
             done: last_done(&data_dir),
             log: (log, bytes),
             database: std::fs::read(data_dir.join("coordinator.duckdb")).unwrap(),
-            kept: KEPT.map(|ending| kept(&data_dir, ending)),
+            quarantined: quarantined(&data_dir),
             ended,
             epoch,
             data_dir,
         }
     }
 
-    /// What came into quarantine since, and what is in it.
-    fn newly_kept(&self, ending: &str) -> Vec<Vec<u8>> {
-        let place = KEPT.iter().position(|known| *known == ending).unwrap();
-        let now = kept(&self.data_dir, ending);
-        now.difference(&self.kept[place]).map(|path| std::fs::read(path).unwrap()).collect()
+    /// The files of names with this ending that came into quarantine since.
+    fn newly_quarantined(&self, ending: &str) -> Vec<Vec<u8>> {
+        let now = quarantined(&self.data_dir);
+        let since = now.difference(&self.quarantined);
+        let named = since.filter(|path| path.to_string_lossy().ends_with(ending));
+        named.map(|path| std::fs::read(path).unwrap()).collect()
     }
 
     /// The repair is finished or was never begun, now that the node is ready again.
@@ -161,14 +153,14 @@ impl Before {
         assert!(!self.data_dir.join("force_sync/plan.json").exists(), "{name}");
         match point.when {
             When::Rejoin => {
-                let logs = self.newly_kept(".raftlog");
+                let logs = self.newly_quarantined(".raftlog");
                 let alike = logs.iter().filter(|log| differing_bytes(log, &self.log.1) == Some(1));
                 assert_eq!(alike.count(), 1, "{name}: the damaged log is kept, once");
                 await_voters(cluster, self.index).await;
             }
             When::Torn => self.is_cut_once(name, broken),
             When::Database => {
-                let databases = self.newly_kept("coordinator.duckdb");
+                let databases = self.newly_quarantined("coordinator.duckdb");
                 let alike = databases.iter().filter(|kept| {
                     differing_bytes(kept, &self.database) == Some(points::DATABASE_HEADER_BYTES)
                 });
@@ -188,7 +180,7 @@ impl Before {
     /// What was cut is the torn record and nothing else, and it is kept. A copy is made before anything
     /// is cut, so that one more is there where it broke off in between.
     fn is_cut_once(&self, name: &str, broken: &Broken) {
-        let pieces = self.newly_kept(".torn");
+        let pieces = self.newly_quarantined(".torn");
         assert_eq!(pieces.len(), if name == "cut_before" { 2 } else { 1 }, "{name}");
         let piece = &pieces[0];
         assert!(pieces.iter().all(|other| other == piece && !other.is_empty()), "{name}");
