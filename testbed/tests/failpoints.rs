@@ -114,8 +114,12 @@ impl Before {
         let data_dir = cluster.place(index).data_dir.clone();
         let epoch = points::new_epoch(cluster, "before").await.unwrap();
         assert!(!is_stale(cluster, index, epoch).await, "before {}", point.name);
-        let ended = ended(cluster, index).await.unwrap();
-        assert!(!ended.is_empty(), "before {}", point.name);
+        let ended = wait::until(&format!("a task that ended before {}", point.name), READY_LIMIT, || async {
+            let ended = ended(cluster, index).await?;
+            if ended.is_empty() { Err("none".to_owned()) } else { Ok(ended) }
+        })
+        .await
+        .unwrap();
         if matches!(point.when, When::Rejoin | When::Torn | When::Database) {
             cluster.kill9(index);
         }
