@@ -13,6 +13,7 @@ pub mod cluster;
 pub mod config;
 pub mod error;
 pub mod event;
+pub mod failpoint;
 pub mod http;
 pub mod metrics;
 pub mod metrics_page;

@@ -6,58 +6,9 @@
 //! [`POINTS`] is reached. A test here sees to it that the list and the code name the same points.
 //!
 //! Invariant: a point has no effect but to end the process, or to hold the thread that reached it for
-//! as long as a test wants. What it guards must be right whether
-//! the step behind it happened or not.
+//! as long as a test wants. What it guards must be right whether the step behind it happened or not.
 
-use std::fmt;
-
-/// When a point is reached, so that whoever wants to reach it knows what to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum When {
-    /// At every start.
-    Start,
-    /// At the first start of a cluster.
-    Founding,
-    /// While tasks are written.
-    Write,
-    /// While a snapshot of the node's own machine is taken.
-    Snapshot,
-    /// While a peer's snapshot is taken over.
-    Install,
-    /// While the state is replaced by that of the majority.
-    Sync,
-    /// While a node begins anew as another incarnation.
-    Rejoin,
-    /// At a start with a log whose end is torn.
-    Torn,
-    /// At a start with a damaged database.
-    Database,
-    /// While a call is let in that carries a newer epoch of the recovery lease.
-    Fence,
-    /// While a command founds a new cluster from a survivor; then those of `Rejoin` follow.
-    Recover,
-    /// While a command restores a backup.
-    Restore,
-}
-
-impl fmt::Display for When {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            When::Start => "start",
-            When::Founding => "founding",
-            When::Write => "write",
-            When::Snapshot => "snapshot",
-            When::Install => "install",
-            When::Sync => "sync",
-            When::Rejoin => "rejoin",
-            When::Torn => "torn",
-            When::Database => "database",
-            When::Fence => "fence",
-            When::Recover => "recover",
-            When::Restore => "restore",
-        })
-    }
-}
+use api::failpoint::{Point, When};
 
 /// The log engine's own point between writing a batch and syncing it.
 pub const ENGINE_SYNC: &str = "log_fd::sync::err";
@@ -121,6 +72,11 @@ pub const POINTS: &[(&str, When)] = &[
     ("restore_before_identity", When::Restore),
     ("restore_after_identity", When::Restore),
 ];
+
+/// As [`POINTS`], for whoever asks the program.
+pub fn list() -> Vec<Point> {
+    POINTS.iter().map(|(name, when)| Point { name: (*name).to_owned(), when: *when }).collect()
+}
 
 /// A point of `POINTS`: ends the process where a test asked for it, else does nothing.
 macro_rules! failpoint {

@@ -1,5 +1,6 @@
 //! What a run of faults is judged by: what was acknowledged is there, once, and all nodes agree.
 
+use crate::cluster::READY_LIMIT;
 use crate::load::Told;
 use crate::{Cluster, Error, wait};
 use api::Client;
@@ -23,6 +24,8 @@ pub struct Verdict {
     pub undead: Vec<String>,
     /// There, and not ended with one accepted result.
     pub unfinished: Vec<String>,
+    /// Where nodes differ.
+    pub differ: Vec<String>,
 }
 
 impl Verdict {
@@ -32,6 +35,7 @@ impl Verdict {
             && self.doubled.is_empty()
             && self.undead.is_empty()
             && self.unfinished.is_empty()
+            && self.differ.is_empty()
     }
 }
 
@@ -62,8 +66,16 @@ pub async fn await_drained(client: &Client) -> Result<(), Error> {
     .await
 }
 
+/// Waits until every task has ended, and judges the tasks and the nodes.
+pub async fn all(cluster: &Cluster, told: &Told) -> Result<Verdict, Error> {
+    let client = cluster.client()?.with_deadline(READY_LIMIT);
+    await_drained(&client).await?;
+    let verdict = tasks(&client, told).await?;
+    Ok(Verdict { differ: checksums(cluster, told).await?, ..verdict })
+}
+
 /// Every acknowledged id exists once, has ended, and has one accepted result; no refused id exists.
-pub async fn tasks(client: &Client, told: &Told) -> Result<Verdict, Error> {
+async fn tasks(client: &Client, told: &Told) -> Result<Verdict, Error> {
     let listed = list_all(client).await?;
     let mut verdict = Verdict {
         doubled: listed.iter().filter(|(_, count)| **count != 1).map(|(id, _)| id.clone()).collect(),

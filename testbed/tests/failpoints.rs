@@ -3,13 +3,18 @@
 //!
 //! These tests build the program with failpoints themselves, so that they never run an old one.
 
+use api::admin::Verified;
 use api::client::Repeat;
 use api::cluster::{Health, HealthStatus, Role};
+use api::task::{PAGE_MAX, TaskPage};
+use api::{Client, ClientError, ErrorCode};
 use serde_json::{Value, json};
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 use testbed::binaries::Binaries;
+use testbed::chaos::injure;
 use testbed::chaos::points::{self, Point, Stir, When};
 use testbed::cluster::READY_LIMIT;
 use testbed::load::Writers;
@@ -20,6 +25,8 @@ const PACE: Duration = Duration::from_millis(10);
 /// Of a load that only has to be there: a state that grows fast makes every rebuild long.
 const UNHURRIED: Duration = Duration::from_millis(100);
 const PROGRESS_LIMIT: Duration = Duration::from_secs(60);
+/// Until a database that was lost holds everything again, and was checked.
+const WHOLE_LIMIT: Duration = Duration::from_secs(60);
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime")
@@ -33,6 +40,14 @@ async fn await_progress(writers: &Writers, before: &str) {
         if now >= goal { Ok(()) } else { Err(format!("{now} of {goal}")) }
     });
     awaited.await.unwrap();
+}
+
+/// The cluster still takes writes; then what was acknowledged is there, once, and all nodes agree.
+async fn end_whole(cluster: &Cluster, writers: Writers) {
+    await_progress(&writers, "the end").await;
+    let told = writers.finish().await;
+    let verdict = judge::all(cluster, &told).await.unwrap();
+    assert!(verdict.is_clean(), "{verdict:#?}");
 }
 
 #[test]
@@ -58,14 +73,165 @@ fn every_point_is_reached_and_nothing_acknowledged_is_lost() {
             cluster.start_node(victim).unwrap();
             cluster.wait_ready(victim, READY_LIMIT).await.unwrap();
         }
-        await_progress(&writers, "the end").await;
-        let told = writers.finish().await;
-        let client = cluster.client().unwrap().with_deadline(READY_LIMIT);
-        judge::await_drained(&client).await.unwrap();
-        let verdict = judge::tasks(&client, &told).await.unwrap();
-        assert!(verdict.is_clean(), "{verdict:#?}");
-        assert_eq!(judge::checksums(&cluster, &told).await.unwrap(), Vec::<String>::new());
+        end_whole(&cluster, writers).await;
     });
+}
+
+/// Every file below a node's quarantine.
+fn quarantined(data_dir: &Path) -> BTreeSet<PathBuf> {
+    let (mut found, mut folders) = (BTreeSet::new(), vec![data_dir.join("quarantine")]);
+    while let Some(folder) = folders.pop() {
+        for path in folder.read_dir().into_iter().flatten().map(|entry| entry.unwrap().path()) {
+            match path.is_dir() {
+                true => folders.push(path),
+                false => drop(found.insert(path)),
+            }
+        }
+    }
+    found
+}
+
+/// What is known of a node before a repair of it breaks off.
+struct Before {
+    index: usize,
+    data_dir: PathBuf,
+    incarnation: String,
+    /// What it noted of the last time its state was replaced.
+    done: Option<Vec<u8>>,
+    /// The log's newest file, and what is in it.
+    log: (PathBuf, Vec<u8>),
+    database: Vec<u8>,
+    quarantined: BTreeSet<PathBuf>,
+    /// Tasks that its database says have ended.
+    ended: BTreeSet<String>,
+    /// An epoch of the recovery lease under which it was called.
+    epoch: u64,
+}
+
+impl Before {
+    /// A node whose files have to stand still until they are damaged is ended.
+    async fn of(cluster: &mut Cluster, index: usize, point: &Point) -> Before {
+        let data_dir = cluster.place(index).data_dir.clone();
+        let epoch = points::new_epoch(cluster, "before").await.unwrap();
+        assert!(!is_stale(cluster, index, epoch).await, "before {}", point.name);
+        let ended = wait::until(&format!("a task that ended before {}", point.name), READY_LIMIT, || async {
+            let ended = ended(cluster, index).await?;
+            if ended.is_empty() { Err("none".to_owned()) } else { Ok(ended) }
+        })
+        .await
+        .unwrap();
+        if matches!(point.when, When::Rejoin | When::Torn | When::Database) {
+            cluster.kill9(index);
+        }
+        let log = injure::newest_log(&data_dir.join("raft")).unwrap();
+        let bytes = std::fs::read(&log).unwrap();
+        Before {
+            index,
+            incarnation: incarnation_of(&data_dir),
+            done: last_done(&data_dir),
+            log: (log, bytes),
+            database: std::fs::read(data_dir.join("coordinator.duckdb")).unwrap(),
+            quarantined: quarantined(&data_dir),
+            ended,
+            epoch,
+            data_dir,
+        }
+    }
+
+    /// The files of names with this ending that came into quarantine since.
+    fn newly_quarantined(&self, ending: &str) -> Vec<Vec<u8>> {
+        let now = quarantined(&self.data_dir);
+        let since = now.difference(&self.quarantined);
+        let named = since.filter(|path| path.to_string_lossy().ends_with(ending));
+        named.map(|path| std::fs::read(path).unwrap()).collect()
+    }
+
+    /// The repair is finished or was never begun, now that the node is ready again.
+    async fn is_over(&self, cluster: &Cluster, point: &Point, broken: &Broken) {
+        let name = &point.name;
+        let incarnation = incarnation_of(&self.data_dir);
+        assert_eq!(incarnation != self.incarnation, point.when == When::Rejoin, "{name}");
+        assert_eq!(incarnation, broken.incarnation, "{name}: it is renewed once");
+        let planned = point.when == When::Sync && name != "sync_before_plan";
+        assert_eq!(last_done(&self.data_dir) != self.done, planned, "{name}");
+        assert!(!self.data_dir.join("force_sync/plan.json").exists(), "{name}");
+        match point.when {
+            When::Rejoin => {
+                let logs = self.newly_quarantined(".raftlog");
+                let alike = logs.iter().filter(|log| differing_bytes(log, &self.log.1) == Some(1));
+                assert_eq!(alike.count(), 1, "{name}: the damaged log is kept, once");
+                await_voters(cluster, self.index).await;
+            }
+            When::Torn => self.is_cut_once(name, broken),
+            When::Database => {
+                let databases = self.newly_quarantined("coordinator.duckdb");
+                let alike = databases.iter().filter(|kept| {
+                    differing_bytes(kept, &self.database) == Some(points::DATABASE_HEADER_BYTES)
+                });
+                assert_eq!((alike.count(), databases.len()), (1, 1), "{name}: the damaged one is kept, once");
+            }
+            When::Fence => {
+                assert!(is_stale(cluster, self.index, self.epoch - 1).await, "{name}: an older epoch");
+                let renamed = name == "fence_after_rename";
+                let stale = is_stale(cluster, self.index, self.epoch).await;
+                assert_eq!(stale, renamed, "{name}: the epoch before the one that was being remembered");
+            }
+            _ => {}
+        }
+        self.holds_all(cluster, name).await;
+    }
+
+    /// What was cut is the torn record and nothing else, and it is kept. A copy is made before anything
+    /// is cut, so that one more is there where it broke off in between.
+    fn is_cut_once(&self, name: &str, broken: &Broken) {
+        let pieces = self.newly_quarantined(".torn");
+        assert_eq!(pieces.len(), if name == "cut_before" { 2 } else { 1 }, "{name}");
+        let piece = &pieces[0];
+        assert!(pieces.iter().all(|other| other == piece && !other.is_empty()), "{name}");
+        let left = match name {
+            "cut_after" => &broken.log[..],
+            _ => broken.log.strip_suffix(&piece[..]).expect("the piece is the log's end"),
+        };
+        let (file, whole) = &self.log;
+        let torn = [left, piece].concat();
+        assert!(whole.starts_with(&torn) && torn.len() < whole.len(), "{name}: the piece is what was cut");
+        assert!(std::fs::read(file).unwrap().starts_with(left), "{name}: nothing more was cut");
+    }
+
+    /// The database holds every task that had ended, once, and the node finds nothing wrong with
+    /// itself, what was left out of the check included.
+    async fn holds_all(&self, cluster: &Cluster, name: &str) {
+        let node = node_client(cluster, self.index);
+        wait::until(&format!("a whole database after {name}"), WHOLE_LIMIT, || async {
+            let now = ended(cluster, self.index).await?;
+            let lacking = self.ended.difference(&now).count();
+            if lacking > 0 {
+                return Err(format!("{lacking} of {} tasks are lacking", self.ended.len()));
+            }
+            let verified = node.post("/api/admin/verify", &json!({}), Repeat::Idempotent).await;
+            let verified: Verified = verified.map_err(|e| e.to_string())?;
+            match verified.parts.iter().all(|part| part.sound && part.detail.is_empty()) {
+                true => Ok(()),
+                false => Err(format!("{verified:?}")),
+            }
+        })
+        .await
+        .unwrap();
+    }
+}
+
+/// A node that ended at a point and was not started again.
+struct Broken {
+    incarnation: String,
+    /// What is in the file that was the log's newest; nothing where that has gone.
+    log: Vec<u8>,
+}
+
+impl Broken {
+    fn of(before: &Before) -> Broken {
+        let log = std::fs::read(&before.log.0).unwrap_or_default();
+        Broken { incarnation: incarnation_of(&before.data_dir), log }
+    }
 }
 
 fn incarnation_of(data_dir: &Path) -> String {
@@ -74,14 +240,63 @@ fn incarnation_of(data_dir: &Path) -> String {
     identity["incarnation"].as_str().expect("an incarnation").to_owned()
 }
 
-/// What the node noted of the last time its state was replaced.
 fn last_done(data_dir: &Path) -> Option<Vec<u8>> {
     std::fs::read(data_dir.join("force_sync/done.json")).ok()
 }
 
+/// None where the lengths differ.
+fn differing_bytes(one: &[u8], other: &[u8]) -> Option<usize> {
+    (one.len() == other.len()).then(|| one.iter().zip(other).filter(|(a, b)| a != b).count())
+}
+
+/// A client of that node alone.
+fn node_client(cluster: &Cluster, index: usize) -> Client {
+    cluster.client().unwrap().at(&cluster.place(index).address()).with_deadline(WHOLE_LIMIT)
+}
+
+/// The tasks that the node's own database says have ended; none of them twice.
+async fn ended(cluster: &Cluster, index: usize) -> Result<BTreeSet<String>, String> {
+    let node = node_client(cluster, index);
+    let (mut found, mut after) = (BTreeSet::new(), String::new());
+    loop {
+        let path = format!("/api/results?consistency=local&limit={PAGE_MAX}{after}");
+        let page: TaskPage = node.get(&path).await.map_err(|e| e.to_string())?;
+        for task in page.tasks {
+            assert!(found.insert(task.task_id.clone()), "{} ended twice", task.task_id);
+        }
+        match page.next {
+            Some(next) => after = format!("&after={next}"),
+            None => return Ok(found),
+        }
+    }
+}
+
+/// True where the node refuses a call under this epoch as an old one. A call that passes does nothing.
+async fn is_stale(cluster: &Cluster, index: usize, epoch: u64) -> bool {
+    let call = json!({"epoch": epoch, "id": "none"});
+    let node = node_client(cluster, index);
+    let answer = node.post::<_, Value>("/api/admin/cancel_operations", &call, Repeat::Idempotent).await;
+    match answer.as_ref().map_err(ClientError::code) {
+        Err(Some(ErrorCode::StaleEpoch)) => true,
+        Err(Some(ErrorCode::InvalidState)) => false,
+        _ => panic!("epoch {epoch}: {answer:?}"),
+    }
+}
+
+/// Waits until every node is a voter again, also to this one's knowledge.
+async fn await_voters(cluster: &Cluster, index: usize) {
+    wait::until("every node to be a voter again", READY_LIMIT, || async {
+        let status = cluster.status(index).await?;
+        let voters = status.voters.len() == NODES && status.voters.contains(&status.node_id);
+        if voters && status.learners.is_empty() { Ok(()) } else { Err(format!("{status:?}")) }
+    })
+    .await
+    .unwrap();
+}
+
 /// A node that ends while it replaces its state, begins anew, cuts a torn log, puts a database aside
-/// or remembers an epoch is whole at its next start, whether
-/// the step was done or not: what was asked for is finished, or was never begun.
+/// or remembers an epoch is whole at its next start, whether the step was done or not: what was asked
+/// for is finished, or was never begun.
 #[test]
 fn a_repair_that_broke_off_is_finished_or_was_never_begun() {
     runtime().block_on(async {
@@ -98,31 +313,20 @@ fn a_repair_that_broke_off_is_finished_or_was_never_begun() {
             await_progress(&writers, &point.name).await;
             let leader = cluster.leader(READY_LIMIT).await.unwrap();
             let victim = (leader + 1) % NODES;
-            let data_dir = cluster.place(victim).data_dir.clone();
-            let (incarnation, done) = (incarnation_of(&data_dir), last_done(&data_dir));
             println!("{} at {}", cluster.place(victim).id, point.name);
+            let before = Before::of(&mut cluster, victim, point).await;
             points::end_at(&mut cluster, victim, point).await.unwrap();
+            let broken = Broken::of(&before);
             cluster.start_node(victim).unwrap();
             cluster.wait_ready(victim, READY_LIMIT).await.unwrap();
-            let renewed = incarnation_of(&data_dir) != incarnation;
-            assert_eq!(renewed, point.when == When::Rejoin, "{}", point.name);
-            let finished = last_done(&data_dir) != done;
-            let planned = point.when == When::Sync && point.name != "sync_before_plan";
-            assert_eq!(finished, planned, "{}", point.name);
-            assert!(!data_dir.join("force_sync/plan.json").exists(), "{}", point.name);
+            before.is_over(&cluster, point, &broken).await;
         }
-        await_progress(&writers, "the end").await;
-        let told = writers.finish().await;
-        let client = cluster.client().unwrap().with_deadline(READY_LIMIT);
-        judge::await_drained(&client).await.unwrap();
-        let verdict = judge::tasks(&client, &told).await.unwrap();
-        assert!(verdict.is_clean(), "{verdict:#?}");
-        assert_eq!(judge::checksums(&cluster, &told).await.unwrap(), Vec::<String>::new());
+        end_whole(&cluster, writers).await;
     });
 }
 
-/// A thread of the leader hangs, and nothing else of it: another leads, writes go on, the node says of
-/// itself what is stuck, and is whole again when it goes on.
+/// A thread of the leader hangs, and nothing else of it: another leads, writes go on, the node says
+/// of itself what is stuck, and is whole again when it goes on.
 #[test]
 fn a_stuck_thread_of_the_leader_moves_leadership_and_shows() {
     runtime().block_on(async {
@@ -153,13 +357,7 @@ fn a_stuck_thread_of_the_leader_moves_leadership_and_shows() {
             points::disarm(&cluster, stuck);
             cluster.wait_ready(stuck, PROGRESS_LIMIT).await.unwrap();
         }
-        await_progress(&writers, "the end").await;
-        let told = writers.finish().await;
-        let client = cluster.client().unwrap().with_deadline(READY_LIMIT);
-        judge::await_drained(&client).await.unwrap();
-        let verdict = judge::tasks(&client, &told).await.unwrap();
-        assert!(verdict.is_clean(), "{verdict:#?}");
-        judge::await_all_equal(&cluster).await.unwrap();
+        end_whole(&cluster, writers).await;
     });
 }
 

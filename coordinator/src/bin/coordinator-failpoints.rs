@@ -2,14 +2,12 @@
 //!
 //! `HOLDFAST_FAILPOINTS_FILE` names a file that is looked at all the time; while it says
 //! `log_after_sync=panic`, the process ends when it reaches that point. What was taken from it stands in
-//! a file beside it that ends in `.armed`. `FAILPOINTS` in the
-//! environment does the same from the start. `coordinator-failpoints failpoints` lists the points
-//! and when each is reached.
+//! a file beside it that ends in `.armed`. `FAILPOINTS` in the environment does the same from the start.
+//! `coordinator-failpoints failpoints` lists the points and when each is reached, as JSON.
 
 #[path = "../main.rs"]
 mod program;
 
-use coordinator::failpoint::POINTS;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -19,7 +17,7 @@ const LOOK: Duration = Duration::from_millis(5);
 
 fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some("failpoints") {
-        POINTS.iter().for_each(|(name, when)| println!("{name} {when}"));
+        println!("{}", serde_json::json!(coordinator::failpoint::list()));
         return ExitCode::SUCCESS;
     }
     // Reads FAILPOINTS; the points live as long as it does.

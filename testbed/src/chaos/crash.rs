@@ -171,10 +171,7 @@ impl Run {
     async fn judge(self, arguments: &Arguments, seed: u64, began: Instant) -> Result<Report, Error> {
         let acknowledgements = self.writers.moments();
         let told = self.writers.finish().await;
-        let client = self.cluster.client()?.with_deadline(READY_LIMIT);
-        judge::await_drained(&client).await?;
-        let verdict = judge::tasks(&client, &told).await?;
-        let differ = judge::checksums(&self.cluster, &told).await?;
+        let verdict = judge::all(&self.cluster, &told).await?;
         Ok(Report {
             at: jiff::Timestamp::now(),
             version: api::VERSION,
@@ -193,7 +190,7 @@ impl Run {
             doubled: verdict.doubled,
             refused_but_there: verdict.undead,
             unfinished: verdict.unfinished,
-            checksums_differ: differ,
+            checksums_differ: verdict.differ,
             write_gap: Gaps::around(&self.moments, &acknowledgements),
         })
     }

@@ -316,7 +316,7 @@ fn flip(path: &Path) -> Result<(), Error> {
 }
 
 /// The file of the log engine with the highest number.
-pub(super) fn newest_log(folder: &Path) -> Result<PathBuf, Error> {
+pub fn newest_log(folder: &Path) -> Result<PathBuf, Error> {
     let entries = std::fs::read_dir(folder).map_err(Error::io(format!("read {}", folder.display())))?;
     let files = entries.flatten().map(|entry| entry.path());
     let newest = files.filter(|path| path.extension().is_some_and(|e| e == "raftlog")).max();

@@ -9,6 +9,7 @@ use crate::cluster::READY_LIMIT;
 use crate::{Cluster, Error, wait};
 use api::client::Repeat;
 use api::cluster::{NamedLease, Role};
+pub use api::failpoint::{Point, When};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -21,86 +22,20 @@ const REACH_LIMIT: Duration = Duration::from_secs(120);
 const BEHIND_LIMIT: Duration = Duration::from_secs(60);
 /// Leadership is moved this often while a vote is waited for.
 const STIR: Duration = Duration::from_millis(700);
-/// Of a database's file: three headers of 4 KiB.
-const DATABASE_HEADER_BYTES: usize = 3 * 4096;
+/// Of a database's file, three headers of 4 KiB: so many bytes of it are changed to damage it.
+pub const DATABASE_HEADER_BYTES: usize = 3 * 4096;
 const LOOK: Duration = Duration::from_millis(5);
-
-/// When a point is reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum When {
-    /// At every start.
-    Start,
-    /// At the first start of a cluster.
-    Founding,
-    /// While tasks are written.
-    Write,
-    /// While a node takes a snapshot of its own.
-    Snapshot,
-    /// While a node takes over a peer's snapshot.
-    Install,
-    /// While the state is replaced by that of the majority.
-    Sync,
-    /// While a node whose log is damaged begins anew.
-    Rejoin,
-    /// At a start with a log whose end is torn.
-    Torn,
-    /// At a start with a damaged database.
-    Database,
-    /// While a call is let in that carries a newer epoch of the recovery lease.
-    Fence,
-    /// While a command founds a new cluster from a survivor; then those of `Rejoin` follow.
-    Recover,
-    /// While a command restores a backup.
-    Restore,
-}
-
-impl When {
-    /// True for what a node of a cluster that serves can be brought to again and again.
-    pub fn in_a_serving_cluster(self) -> bool {
-        !matches!(self, When::Founding | When::Recover | When::Restore)
-    }
-}
-
-/// A point.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Point {
-    /// Its name.
-    pub name: String,
-    /// When it is reached.
-    pub when: When,
-}
 
 /// Every point that the program has.
 pub fn list(binaries: &Binaries) -> Result<Vec<Point>, Error> {
     let program = binaries.path(PROGRAM)?;
     let run = std::process::Command::new(&program).arg("failpoints").output();
     let output = run.map_err(Error::io(format!("run {}", program.display())))?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    text.lines().map(parse).collect()
-}
-
-fn parse(line: &str) -> Result<Point, Error> {
-    let (name, when) = line.split_once(' ').unwrap_or((line, ""));
-    let when = match when {
-        "start" => When::Start,
-        "founding" => When::Founding,
-        "write" => When::Write,
-        "snapshot" => When::Snapshot,
-        "install" => When::Install,
-        "sync" => When::Sync,
-        "rejoin" => When::Rejoin,
-        "torn" => When::Torn,
-        "database" => When::Database,
-        "fence" => When::Fence,
-        "recover" => When::Recover,
-        "restore" => When::Restore,
-        other => {
-            return Err(Error::Setting(format!(
-                "{PROGRAM} lists point `{name}` as `{other}`, which this testbed does not know: build both from one source"
-            )));
-        }
-    };
-    Ok(Point { name: name.into(), when })
+    serde_json::from_slice(&output.stdout).map_err(|error| {
+        Error::Setting(format!(
+            "{PROGRAM}: {error} in its list of points: build it and this testbed from one source"
+        ))
+    })
 }
 
 /// A cluster whose coordinators can be ended at points; none is started yet.
@@ -333,7 +268,7 @@ fn tear(bytes: &mut Vec<u8>) {
 }
 
 /// An epoch of the lease under which repairs are made that nobody has seen yet. The lease is given back.
-async fn new_epoch(cluster: &Cluster, holder: &str) -> Result<u64, Error> {
+pub async fn new_epoch(cluster: &Cluster, holder: &str) -> Result<u64, Error> {
     let client = cluster.client()?.with_deadline(READY_LIMIT);
     let mut epoch = 0;
     for ttl_ms in [60_000, 0] {
@@ -365,17 +300,5 @@ async fn ask(url: &str, call: &serde_json::Value) -> Result<(), Error> {
         }
         // Without an answer it may have ended; whoever waits for its end finds out.
         _ => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_of_the_list_is_read() {
-        let point = parse("log_fd::sync::err write").unwrap();
-        assert_eq!(point, Point { name: "log_fd::sync::err".into(), when: When::Write });
-        assert!(parse("x sometimes").unwrap_err().to_string().contains("does not know"));
     }
 }
