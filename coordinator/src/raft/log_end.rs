@@ -32,7 +32,8 @@ const CRC_BYTES: usize = 4;
 pub enum LogEnd {
     /// Every record is valid.
     Whole,
-    /// The last record was bad and has been cut.
+    /// The last record was bad and has been cut. Where both kinds of file were torn, this is the one
+    /// to which entries are appended.
     Torn {
         /// The file.
         file: PathBuf,
@@ -98,10 +99,13 @@ fn never_written(rest: &[u8]) -> bool {
     rest.iter().all(|byte| *byte == 0)
 }
 
+/// Both kinds of file have an end, and a power loss may tear both. All of it is looked at before
+/// anything is cut, so that of a damaged log nothing is changed.
 fn examine(folder: &Path, quarantine: Option<&Path>) -> Result<LogEnd, DataError> {
     let engine = |source: std::io::Error| DataError::Directory { path: folder.into(), source };
     let appended = log_files(folder, ".raftlog").map_err(engine)?;
     let rewritten = log_files(folder, ".rewrite").map_err(engine)?;
+    let mut torn = Vec::new();
     for files in [&rewritten, &appended] {
         for (position, file) in files.iter().enumerate() {
             let bytes = std::fs::read(file).map_err(engine)?;
@@ -116,18 +120,23 @@ fn examine(folder: &Path, quarantine: Option<&Path>) -> Result<LogEnd, DataError
             if !last || foreign || valid_record_behind(&bytes, offset) {
                 return Ok(LogEnd::Damaged { file: file.clone(), offset: offset as u64, why });
             }
-            let cut_bytes = (bytes.len() - offset) as u64;
-            if let Some(quarantine) = quarantine {
-                failpoint!("cut_before_copy");
-                keep_copy(file, &bytes[offset..], quarantine).map_err(engine)?;
-                failpoint!("cut_before");
-                cut(file, offset as u64).map_err(engine)?;
-                failpoint!("cut_after");
-            }
-            return Ok(LogEnd::Torn { file: file.clone(), offset: offset as u64, cut_bytes });
+            torn.push((file, offset as u64, bytes[offset..].to_vec()));
         }
     }
-    Ok(LogEnd::Whole)
+    if let Some(quarantine) = quarantine {
+        for (file, offset, tail) in &torn {
+            failpoint!("cut_before_copy");
+            keep_copy(file, tail, quarantine).map_err(engine)?;
+            failpoint!("cut_before");
+            cut(file, *offset).map_err(engine)?;
+            failpoint!("cut_after");
+        }
+    }
+    Ok(torn.pop().map_or(LogEnd::Whole, |(file, offset, tail)| LogEnd::Torn {
+        file: file.clone(),
+        offset,
+        cut_bytes: tail.len() as u64,
+    }))
 }
 
 /// Every file of the log.
@@ -337,6 +346,33 @@ mod tests {
         let kept = std::fs::read_dir(folder.path().join("q")).unwrap().next().unwrap().unwrap();
         assert_eq!(std::fs::read(kept.path()).unwrap(), bytes[last..last + 20]);
         assert_eq!(RaftLog::open(folder.path()).unwrap().bounds().1, 9);
+    }
+
+    #[test]
+    fn both_kinds_of_file_may_be_torn_and_nothing_is_cut_of_a_damaged_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let quarantine = folder.path().join("q");
+        let (file, bytes) = sample(folder.path());
+        let rewritten = folder.path().join("0000000000000001.rewrite");
+        let places = offsets(&bytes);
+        let (first, last) = (places[1], places[9]);
+        // The rewritten file ends in its second record, the appended one in its last.
+        std::fs::write(&rewritten, &bytes[..first + 20]).unwrap();
+        let mut damaged = bytes.clone();
+        damaged[places[5] + 30] ^= 1;
+        std::fs::write(&file, &damaged).unwrap();
+        let found = check(folder.path(), &quarantine).unwrap();
+        assert!(matches!(found, LogEnd::Damaged { file: of, .. } if of == file));
+        assert_eq!(std::fs::read(&rewritten).unwrap(), bytes[..first + 20], "nothing was cut");
+        assert!(!quarantine.exists());
+
+        std::fs::write(&file, &bytes[..last + 20]).unwrap();
+        let found = check(folder.path(), &quarantine).unwrap();
+        assert_eq!(found, LogEnd::Torn { file: file.clone(), offset: last as u64, cut_bytes: 20 });
+        assert_eq!(std::fs::read(&rewritten).unwrap(), bytes[..first]);
+        assert_eq!(std::fs::read(&file).unwrap(), bytes[..last]);
+        assert_eq!(std::fs::read_dir(&quarantine).unwrap().count(), 2, "both pieces are kept");
+        assert_eq!(check(folder.path(), &quarantine).unwrap(), LogEnd::Whole);
     }
 
     proptest! {
