@@ -103,9 +103,18 @@ fn one_task_and_one_election_can_be_followed_through_the_logs_of_all_nodes() {
         let by_request = |index: usize| -> Vec<Value> {
             lines(&files[index]).into_iter().filter(|line| line["request_id"] == "follow-me").collect()
         };
-        assert!(by_request(follower).iter().any(|line| line["message"] == "request answered"));
-        let applied =
-            by_request(leader).into_iter().find(|line| line["message"] == "command applied").unwrap();
+        let told = async |index: usize, message: &str| {
+            wait::until(&format!("{message} in the log of node {index}"), LIMIT, || async {
+                by_request(index)
+                    .into_iter()
+                    .find(|line| line["message"] == message)
+                    .ok_or_else(|| format!("{:?}", by_request(index)))
+            })
+            .await
+            .unwrap()
+        };
+        told(follower, "request answered").await;
+        let applied = told(leader, "command applied").await;
         assert_eq!(applied["index"], trails[0]["task submitted"]["index"]);
         assert_eq!(applied["task_id"], "followed");
 
